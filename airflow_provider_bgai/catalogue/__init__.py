@@ -1,0 +1,1 @@
+"""A nightly run, without Airflow in it: buying once, landing, recording."""

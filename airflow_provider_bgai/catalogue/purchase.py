@@ -1,0 +1,331 @@
+"""One wanted picture, from the wish to the landed record, paid for once.
+
+:func:`begin` finds what is there already (landed, or a task somebody paid for) and only then claims and
+submits. :func:`finish` collects a task and lands it. Between the two a task may be killed, retried or
+deferred for hours: the claim in S3 holds all that is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from airflow_provider_bgai.catalogue.landing import (
+    check_destination,
+    destination_root,
+    identify,
+    land,
+    name_output,
+)
+from airflow_provider_bgai.catalogue.ledger import (
+    Claim,
+    ClaimState,
+    Landed,
+    Ledger,
+    LostRaceError,
+    Output,
+    fingerprint,
+    prompt_sha256,
+)
+from airflow_provider_bgai.exceptions import (
+    AuthenticationError,
+    BgaiError,
+    InvalidRequestError,
+    ModerationError,
+    PollError,
+    QuotaError,
+    RateLimitError,
+    RefusedError,
+    UnknownOutcomeError,
+    VendorFaultError,
+)
+from airflow_provider_bgai.hooks.base import MAX_RETRY_AFTER, SUBMIT_ATTEMPTS, BackgroundHook
+from airflow_provider_bgai.models import BackgroundRequest, Generation
+from airflow_provider_bgai.storage import Storage
+
+log = logging.getLogger(__name__)
+
+OnUnknownOutcome = Literal["hold", "resubmit", "fail"]
+
+# After these the next connection of the list is asked: this one took no money and will not serve.
+_NEXT_VENDOR = (
+    RefusedError,
+    AuthenticationError,
+    QuotaError,
+    ModerationError,
+    RateLimitError,
+    VendorFaultError,
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A wanted picture and how far one may go for it.
+
+    :param owner: names the task instance, equal for all its tries: a claim of one's own that never got a
+        task ID means that an earlier try died in the middle of the paid call.
+    :param destination: ``s3://…`` with ``{index}`` and ``{ext}``.
+    :param epoch: any text; another one buys the same picture anew.
+    :param on_unknown_outcome: ``"hold"``: fail, and let nobody buy it before ``hold_for`` seconds have
+        passed; ``"fail"``: fail, and never buy it again by itself; ``"resubmit"``: buy again at once, which
+        **may pay twice** (counted in the records).
+    """
+
+    request: BackgroundRequest
+    destination: str
+    owner: str
+    epoch: str | None = None
+    on_unknown_outcome: OnUnknownOutcome = "hold"
+    hold_for: float = 24 * 3600.0
+
+
+@dataclass
+class Buyer:
+    """Buys wishes with some connections, in order of preference, into one S3.
+
+    :param hooks: the first is preferred and part of the picture's identity; the others serve if it cannot.
+    """
+
+    hooks: Sequence[BackgroundHook]
+    storage: Storage
+    by_connection: dict[str, BackgroundHook] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_connection = {hook.conn_id: hook for hook in self.hooks}
+
+    async def begin(self, wish: Wish) -> Landed | Claim:
+        """Whatever there is already, else claim, submit, and land what a synchronous vendor answers.
+
+        :returns: the landed record, or a claim to be collected with :meth:`finish`.
+        :raises InvalidRequestError: before anything is claimed or sent.
+        :raises UnknownOutcomeError: if the picture is held.
+        :raises BgaiError: if no vendor took the request; nothing was paid then.
+        """
+        check_destination(wish.destination, wish.request.count)
+        able = self._able(wish.request)
+        ledger = Ledger(self.storage, destination_root(wish.destination))
+        name = await self._fingerprint(wish)
+        while True:
+            landed = await asyncio.to_thread(ledger.read_landed, name)
+            claim = await asyncio.to_thread(ledger.read_claim, name)
+            try:
+                if landed is not None and claim is not None and landed.landed_at >= claim.claimed_at:
+                    if await self._in_place(landed):
+                        log.info("Landed before, nothing to buy: %s", ledger.landed_uri(name))
+                        return await self.placed(landed, wish.destination)
+                    if claim.state != "landed":
+                        claim = await asyncio.to_thread(ledger.move, claim, "landed")
+                elif claim is not None and claim.state == "submitted":
+                    log.info("Collecting what was submitted to %s before: task %s", claim.vendor, claim.task_id)
+                    return claim
+                elif claim is not None and claim.state == "claimed":
+                    if claim.owner != wish.owner and time.time() < claim.expires_at:
+                        log.info("Another run (%s) is just buying this picture; waiting for it", claim.owner)
+                        await asyncio.sleep(2.0)
+                        continue
+                    claim = await self._hold(ledger, claim, wish, "a run died in the middle of the paid call")
+                if claim is not None and claim.state == "held":
+                    self._check_released(claim, wish)
+                return await self._buy(ledger, wish, able, name, claim)
+            except LostRaceError:
+                continue
+
+    async def finish(self, claim: Claim, *, timeout: float) -> Landed:
+        """Wait for what a claim has submitted, land its pictures, write the landed record.
+
+        :param timeout: seconds to wait for the vendor.
+        :raises PollError: if the task has not ended, or cannot be fetched for now: collect it later.
+        :raises LostError: if it was paid and cannot be had any more.
+        :raises BgaiError: if the task failed; nothing was paid then.
+        """
+        ledger = Ledger(self.storage, destination_root(claim.destination))
+        hook = self.by_connection[claim.conn_id]
+        known = Generation(
+            vendor=claim.vendor,
+            state="pending" if claim.task_id else "succeeded",
+            task_id=claim.task_id,
+            images=claim.links,
+            seed=claim.seed,
+            model=claim.model,
+        )
+        generation = await hook.wait_for(known, timeout=timeout) if claim.task_id else known
+        return await self._settle(ledger, claim, hook, generation)
+
+    async def _buy(
+        self,
+        ledger: Ledger,
+        wish: Wish,
+        able: Sequence[BackgroundHook],
+        name: str,
+        before: Claim | None,
+        *,
+        may_resubmit: bool = True,
+    ) -> Landed | Claim:
+        """Claim and submit with the first hook that is served. ``before`` is the claim to take over from."""
+        problem: BgaiError | None = None
+        for place, hook in enumerate(able):
+            claim = await asyncio.to_thread(ledger.claim, self._claim(wish, hook, name, before), before)
+            try:
+                generation = await hook.submit(wish.request)
+            except UnknownOutcomeError as error:
+                before = await self._hold(ledger, claim, wish, str(error))
+                if wish.on_unknown_outcome != "resubmit" or not may_resubmit:
+                    raise
+                log.warning("%s. Buying it again, as on_unknown_outcome='resubmit' says", error)
+                return await self._buy(ledger, wish, able[place:], name, before, may_resubmit=False)
+            except BgaiError as error:
+                before = await self._record(ledger, claim, error)
+                if not isinstance(error, _NEXT_VENDOR):
+                    raise
+                problem = error
+                log.warning("%s did not take the request (%s): %s", hook.conn_id, error.reason, error)
+                continue
+            if generation.task_id is not None or all(isinstance(image, str) for image in generation.images):
+                claim = await asyncio.to_thread(
+                    ledger.move,
+                    claim,
+                    "submitted",
+                    task_id=generation.task_id,
+                    links=() if generation.task_id else generation.images,
+                    submitted_at=time.time(),
+                    seed=generation.seed,
+                    model=generation.model,
+                )
+                log.info("Submitted to %s: task %s", claim.vendor, claim.task_id)
+            if generation.state == "pending":
+                return claim
+            return await self._settle(ledger, claim, hook, generation)
+        assert problem is not None
+        raise problem
+
+    async def _settle(self, ledger: Ledger, claim: Claim, hook: BackgroundHook, generation: Generation) -> Landed:
+        """Land an ended generation, or record what became of it."""
+        try:
+            generation.raise_for_failure()
+            outputs = await land(hook, generation, self.storage, claim.destination, prompt_sha256=claim.prompt_sha256)
+        except PollError:
+            raise  # not fetched for now: the claim keeps the task
+        except BgaiError as error:
+            await self._record(ledger, claim, error)
+            raise
+        now = time.time()
+        landed = Landed(
+            fingerprint=claim.fingerprint,
+            vendor=claim.vendor,
+            conn_id=claim.conn_id,
+            task_id=claim.task_id,
+            price=claim.price,
+            currency=claim.currency,
+            seed=generation.seed,
+            model=generation.model,
+            prompt_sha256=claim.prompt_sha256,
+            seconds=round(now - claim.claimed_at, 1),
+            landed_at=now,
+            unknown=claim.unknown,
+            warnings=generation.warnings,
+            images=outputs,
+        )
+        await asyncio.to_thread(ledger.land, landed)
+        try:
+            await asyncio.to_thread(ledger.move, claim, "landed")
+        except LostRaceError:
+            log.info("Another run landed the same task: %s", claim.uri)
+        return landed
+
+    def _able(self, request: BackgroundRequest) -> list[BackgroundHook]:
+        """The hooks whose vendor can serve the request. :raises InvalidRequestError: if none can."""
+        able, refusals = [], []
+        for hook in self.hooks:
+            try:
+                hook.check(request)
+                able.append(hook)
+            except InvalidRequestError as error:
+                refusals.append(error)
+        if not able:
+            raise refusals[0]
+        return able
+
+    async def _fingerprint(self, wish: Wish) -> str:
+        hook, request = self.hooks[0], wish.request
+        guidance = request.guidance_image
+        return fingerprint(
+            request,
+            image=await identify(self.storage, hook, request.image),
+            guidance_image=None if guidance is None else await identify(self.storage, hook, guidance),
+            vendor=hook.vendor,
+            model=hook.settings.extra.get("model_version"),
+            epoch=wish.epoch,
+        )
+
+    def _claim(self, wish: Wish, hook: BackgroundHook, name: str, before: Claim | None) -> Claim:
+        now = time.time()
+        return Claim(
+            fingerprint=name,
+            state="claimed",
+            owner=wish.owner,
+            vendor=hook.vendor,
+            conn_id=hook.conn_id,
+            images=wish.request.count,
+            price=hook.cost(wish.request.count),
+            currency=hook.settings.currency,
+            claimed_at=now,
+            # However often the hook repeats the call, it has an answer by then.
+            expires_at=now + SUBMIT_ATTEMPTS * hook.settings.timeout + MAX_RETRY_AFTER,
+            unknown=before.unknown if before else 0,
+            prompt_sha256=prompt_sha256(wish.request),
+            destination=wish.destination,
+        )
+
+    async def _hold(self, ledger: Ledger, claim: Claim, wish: Wish, problem: str) -> Claim:
+        until = None if wish.on_unknown_outcome == "fail" else time.time() + wish.hold_for
+        return await asyncio.to_thread(
+            ledger.move,
+            claim,
+            "held",
+            held_until=until,
+            unknown=claim.unknown + 1,
+            reason="unknown",
+            error=problem,
+        )
+
+    def _check_released(self, claim: Claim, wish: Wish) -> None:
+        """Raise unless a held picture may be bought again."""
+        released = claim.held_until is not None and time.time() >= claim.held_until
+        if released or wish.on_unknown_outcome == "resubmit":
+            log.warning("Buying again a picture whose outcome was unknown (%d so far)", claim.unknown)
+            return
+        until = (
+            "until somebody decides"
+            if claim.held_until is None
+            else f"for another {(claim.held_until - time.time()) / 3600:.1f} h"
+        )
+        price = "an unknown price" if claim.price is None else f"{claim.price} {claim.currency}"
+        raise UnknownOutcomeError(
+            f"Held {until}: a paid call to {claim.vendor} ({price}) may or may not have been charged: {claim.error}. "
+            f"To buy again at once, use on_unknown_outcome='resubmit' (may pay twice) or delete {claim.uri}",
+            vendor=claim.vendor,
+        )
+
+    async def _record(self, ledger: Ledger, claim: Claim, error: BgaiError) -> Claim:
+        """Write down an error that ends a claim: ``failed`` if it cost nothing, else ``lost``."""
+        state: ClaimState = "failed" if error.paid == "no" else "lost"
+        return await asyncio.to_thread(ledger.move, claim, state, reason=error.reason, error=str(error))
+
+    async def _in_place(self, landed: Landed) -> bool:
+        """Whether the landed pictures are still in S3: who deletes them wants new ones."""
+        found = await asyncio.gather(*(asyncio.to_thread(self.storage.head, output.uri) for output in landed.images))
+        return all(found)
+
+    async def placed(self, landed: Landed, destination: str) -> Landed:
+        """The landed pictures at the wanted destination: copied there if they were bought for another one."""
+        outputs: list[Output] = []
+        for index, output in enumerate(landed.images, start=1):
+            uri = name_output(destination, index, output.uri.rpartition(".")[2])
+            if uri != output.uri:
+                await asyncio.to_thread(self.storage.copy, output.uri, uri)
+            outputs.append(output.model_copy(update={"uri": uri}))
+        return landed.model_copy(update={"images": tuple(outputs)})

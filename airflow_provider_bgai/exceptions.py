@@ -1,0 +1,154 @@
+"""What can go wrong, sorted by what it means for the money.
+
+::
+
+    BgaiError
+    ├── RefusedError              the vendor will not take this request     nothing paid
+    │   └── InvalidRequestError   refused here, before anything was sent    nothing paid
+    ├── SourceError               your image cannot be read just now        nothing paid
+    ├── AuthenticationError       key or configuration is wrong             nothing paid
+    ├── QuotaError                the account is empty                      nothing paid
+    ├── ModerationError           the vendor refuses the content            nothing paid
+    ├── RateLimitError            too fast                                  nothing paid
+    ├── VendorFaultError          the vendor failed and says so             nothing paid
+    ├── UnknownOutcomeError       the line dropped during a paid call       perhaps paid
+    ├── PollError                 asking or fetching failed for now         paid before
+    │   └── TaskNotFoundError     the vendor does not know the task         paid before
+    └── LostError                 paid, and the picture cannot be fetched   paid and gone
+
+Every class carries ``reason`` (the word used in records, events and reports) and ``paid``
+(``"no"``, ``"perhaps"`` or ``"yes"``). A new class belongs here only if it means something else for the
+money or for who has to act.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Paid = Literal["no", "perhaps", "yes"]
+
+
+class BgaiError(Exception):
+    """Base of all errors of this package.
+
+    :param message: what was wrong, where, and what would be right. Never holds a key.
+    :param vendor: the vendor that answered, e.g. ``"picwish"``.
+    :param status: HTTP status of the answer, if there was one.
+    :param code: the vendor's own error code, if there was one.
+    :param retry_after: seconds the vendor asked to wait, if it did.
+    :param task_id: the vendor's task, if one is known: it can still be collected.
+    """
+
+    reason: ClassVar[str] = "error"
+    paid: ClassVar[Paid] = "no"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        vendor: str | None = None,
+        status: int | None = None,
+        code: str | int | None = None,
+        retry_after: float | None = None,
+        task_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.vendor = vendor
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+        self.task_id = task_id
+
+
+class RefusedError(BgaiError):
+    """The request itself is not acceptable (400, 413, PicWish states -3, -5, -7). Fix the input."""
+
+    reason = "refused"
+
+
+class InvalidRequestError(RefusedError, ValueError):
+    """Refused on our side, before anything was sent. Names the field, the value and the rule."""
+
+
+class SourceError(BgaiError):
+    """A source image could not be read for now (S3 or its server failed). Nothing was sent; try again."""
+
+    reason = "source"
+
+
+class AuthenticationError(BgaiError):
+    """Key or configuration is wrong (401, 403, Vyro 406, a redirect of the API). No retry helps."""
+
+    reason = "authentication"
+
+
+class QuotaError(BgaiError):
+    """The account has nothing left to spend (402, Vyro 1101, gpt.ge ``insufficient_user_quota``)."""
+
+    reason = "quota"
+
+
+class ModerationError(BgaiError):
+    """The vendor refuses the content. Another vendor may accept it."""
+
+    reason = "moderation"
+
+
+class RateLimitError(BgaiError):
+    """Too many requests (429). The whole connection slows down."""
+
+    reason = "rate_limit"
+
+
+class VendorFaultError(BgaiError):
+    """The vendor failed, definitely, and does not charge for it. May be submitted again, a few times."""
+
+    reason = "fault"
+
+
+class UnknownOutcomeError(BgaiError):
+    """The line dropped, or no sense could be made of the answer, after a paid request went out.
+
+    Nobody can know whether it was charged, so it is never repeated silently.
+    """
+
+    reason = "unknown"
+    paid = "perhaps"
+
+
+class PollError(BgaiError):
+    """Asking for a task or fetching its pictures failed for now. Keep trying: it is paid already."""
+
+    reason = "poll"
+    paid = "yes"
+
+
+class TaskNotFoundError(PollError):
+    """The vendor does not know the task ID: not yet (just submitted), no more, or never did."""
+
+    reason = "not_found"
+
+
+class LostError(BgaiError):
+    """Paid, and the picture cannot be had any more (link expired, file damaged at the vendor's)."""
+
+    reason = "lost"
+    paid = "yes"
+
+
+BY_REASON: dict[str, type[BgaiError]] = {
+    cls.reason: cls
+    for cls in (
+        RefusedError,
+        SourceError,
+        AuthenticationError,
+        QuotaError,
+        ModerationError,
+        RateLimitError,
+        VendorFaultError,
+        UnknownOutcomeError,
+        PollError,
+        TaskNotFoundError,
+        LostError,
+    )
+}

@@ -1,0 +1,46 @@
+"""One hook per vendor; the only place that knows a vendor's wire format.
+
+:func:`get_hook` picks the hook from the connection's type, so nothing else names a vendor.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
+
+
+def get_hook(conn_id: str, **kwargs: Any) -> BackgroundHook:
+    """The hook for a connection, by the connection's type.
+
+    :param conn_id: the Airflow connection ID.
+    :param kwargs: passed to the hook, see :class:`~airflow_provider_bgai.hooks.base.BackgroundHook`.
+    :raises AuthenticationError: if the connection is not one of a background vendor.
+    """
+    from airflow_provider_bgai.hooks.base import BackgroundHook
+
+    connection = BackgroundHook.get_connection(conn_id)
+    return _hook_class(conn_id, connection.conn_type)(conn_id, connection=connection, **kwargs)
+
+
+async def aget_hook(conn_id: str, **kwargs: Any) -> BackgroundHook:
+    """As :func:`get_hook`, for callers on an event loop (triggers)."""
+    from airflow.providers.common.compat.connection import get_async_connection
+
+    connection = await get_async_connection(conn_id)
+    return _hook_class(conn_id, connection.conn_type)(conn_id, connection=connection, **kwargs)
+
+
+def _hook_class(conn_id: str, conn_type: str | None) -> type[BackgroundHook]:
+    from airflow_provider_bgai.exceptions import AuthenticationError
+    from airflow_provider_bgai.get_provider_info import get_provider_info
+
+    classes = {entry["connection-type"]: entry["hook-class-name"] for entry in get_provider_info()["connection-types"]}
+    if conn_type is None or conn_type not in classes:
+        raise AuthenticationError(
+            f"Connection {conn_id!r} has type {conn_type!r}; it must be one of {', '.join(sorted(classes))}"
+        )
+    module, _, name = classes[conn_type].rpartition(".")
+    return getattr(import_module(module), name)

@@ -1,0 +1,1 @@
+"""Pixels: bytes in, bytes out. No I/O, no Airflow, no vendor."""

@@ -1,0 +1,1 @@
+"""What a DAG author writes: parameters, templates, deferral. No HTTP, no pixels."""

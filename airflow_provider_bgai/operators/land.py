@@ -1,0 +1,108 @@
+"""A finished task of a vendor, landed in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
+from airflow_provider_bgai.operators.generate import collector, fail, landed_result, run
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class LandBackgroundOperator(BaseOperator):
+    """Fetch the pictures of a vendor's task and put them into S3. Never pays; safe to repeat.
+
+    :param conn_id: the vendor's connection; the account that paid for the task.
+    :param vendor_task_id: what ``GenerateBackgroundOperator`` returned (``submit.output``), or a task ID from
+        anywhere. Only with the former is the landing recorded, so that no later run buys the picture again.
+    :param destination: ``s3://bucket/key-{index}.{ext}``: index from 1, extension by the bytes.
+    :param aws_conn_id: the connection to S3.
+    :param timeout: seconds to wait for the vendor, should the task not have ended.
+    """
+
+    template_fields: Sequence[str] = ("conn_id", "vendor_task_id", "destination", "aws_conn_id")
+    ui_color = "#e8e4f3"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        vendor_task_id: str | Mapping[str, Any],
+        destination: str,
+        aws_conn_id: str | None = "aws_default",
+        timeout: float = 60,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.vendor_task_id = vendor_task_id
+        self.destination = destination
+        self.aws_conn_id = aws_conn_id
+        self.timeout = timeout
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Land the task; the same result as ``GenerateBackgroundOperator``'s."""
+        try:
+            if isinstance(self.vendor_task_id, Mapping):
+                return self._land_claim(self.vendor_task_id)
+            return self._land_task(self.vendor_task_id)
+        except BgaiError as error:
+            fail(error)
+
+    def _land_claim(self, submitted: Mapping[str, Any]) -> dict[str, Any]:
+        """What a GenerateBackgroundOperator submitted, or landed already: recorded in its ledger."""
+        from airflow_provider_bgai.catalogue.ledger import ledger_of
+
+        buyer, claim = collector(submitted["claim"], self.aws_conn_id)
+        ledger = ledger_of(buyer.storage, claim.uri)
+        landed = ledger.read_landed(claim.fingerprint)
+        reused = landed is not None and landed.landed_at >= claim.claimed_at
+        if landed is None or not reused:
+            landed = run(buyer, buyer.finish(claim, timeout=self.timeout))
+        landed = run(buyer, buyer.placed(landed, self.destination))
+        return landed_result(buyer, landed, claim.uri, reused=reused)
+
+    def _land_task(self, task_id: str) -> dict[str, Any]:
+        """A bare task ID: landed, but in no ledger."""
+        from airflow_provider_bgai.catalogue.landing import land
+        from airflow_provider_bgai.catalogue.purchase import Buyer
+        from airflow_provider_bgai.hooks import get_hook
+        from airflow_provider_bgai.models import Generation
+        from airflow_provider_bgai.storage import Storage
+
+        storage = Storage(self.aws_conn_id)
+        hook = get_hook(self.conn_id, aws_conn_id=self.aws_conn_id)
+        buyer = Buyer([hook], storage)
+        _ = hook.settings, storage.client
+        if not task_id:
+            raise InvalidRequestError("vendor_task_id is empty: give a task ID or the output of the submitting task")
+
+        async def work() -> dict[str, Any]:
+            known = Generation(vendor=hook.vendor, state="pending", task_id=task_id)
+            generation = await hook.wait_for(known, timeout=self.timeout)
+            generation.raise_for_failure()
+            images = await land(hook, generation, storage, self.destination)
+            cost = hook.cost(len(images))
+            return {
+                "state": "succeeded",
+                "vendor": hook.vendor,
+                "conn_id": hook.conn_id,
+                "task_id": task_id,
+                "claim": None,
+                "images": [image.model_dump() for image in images],
+                "seed": generation.seed,
+                "model": generation.model,
+                "cost": None if cost is None else float(cost),
+                "currency": hook.settings.currency,
+                "seconds": None,
+                "reused": False,
+                "unknown_outcomes": 0,
+                "warnings": list(generation.warnings),
+            }
+
+        return run(buyer, work())

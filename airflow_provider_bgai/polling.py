@@ -1,0 +1,137 @@
+"""When to ask a vendor for a task, when landing gets urgent, when to give up.
+
+One pure object, :class:`TaskWatch`, takes these decisions for the blocking path, the sensor and the
+trigger alike, so that they cannot drift apart. No I/O, no clock and no sleeping here: callers pass the
+wall-clock time (``time.time()``), because a trigger may resume in another process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+# A task is sometimes not visible at once at the place that answers polls. After this many seconds of
+# "not found" it is not propagation any more.
+NOT_FOUND_GRACE = 60.0
+
+
+@dataclass(frozen=True)
+class PollPolicy:
+    """How often to ask. All values in seconds.
+
+    :param interval: between the first polls of a task.
+    :param growth: by which factor the interval grows from poll to poll.
+    :param max_interval: beyond which it does not grow.
+    :param land_within: how long a finished task may wait for the others before landing gets urgent
+        (links live for an hour, and a resumed Airflow task may queue for a worker slot).
+    """
+
+    interval: float = 2.0
+    growth: float = 1.25
+    max_interval: float = 30.0
+    land_within: float = 300.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now: ``poll`` (again in ``wait`` seconds), ``land``, ``done`` or ``give_up``."""
+
+    action: Literal["poll", "land", "done", "give_up"]
+    wait: float = 0.0
+
+
+class TaskWatch:
+    """Many task IDs waited for at once, as one pure state.
+
+    :param task_ids: what to wait for; duplicates are asked once.
+    :param deadline: wall-clock time in epoch seconds after which to give up.
+    :param policy: how often to ask.
+    :param now: the present time in epoch seconds.
+    """
+
+    def __init__(
+        self, task_ids: Iterable[str], *, deadline: float, now: float, policy: PollPolicy | None = None
+    ) -> None:
+        self.policy = policy or PollPolicy()
+        self.deadline = deadline
+        self.ended: dict[str, str] = {}
+        """Task ID -> ``succeeded``, ``failed`` or ``not_found``."""
+        self.problems: dict[str, str] = {}
+        """Task ID -> the last poll's error, for those not ended."""
+        self._interval: dict[str, float] = dict.fromkeys(task_ids, self.policy.interval)
+        self._missing_since: dict[str, float] = {}
+        self._first_end: float | None = None
+        # The first polls are spread over one interval, so that a thousand tasks do not ask as one.
+        spread = self.policy.interval / max(1, len(self._interval))
+        self._due = [(now + place * spread, task_id) for place, task_id in enumerate(self._interval)]
+
+    @property
+    def pending(self) -> list[str]:
+        """The task IDs that have not ended."""
+        return [task_id for task_id in self._interval if task_id not in self.ended]
+
+    def due(self, now: float, limit: int) -> list[str]:
+        """Take up to ``limit`` task IDs whose time has come. Report each with :meth:`saw` or :meth:`missed`."""
+        taken: list[str] = []
+        while self._due and len(taken) < limit and self._due[0][0] <= now:
+            taken.append(heapq.heappop(self._due)[1])
+        return taken
+
+    def saw(self, task_id: str, state: str, now: float) -> None:
+        """A poll was answered: ``pending``, ``succeeded`` or ``failed``."""
+        self.problems.pop(task_id, None)
+        self._missing_since.pop(task_id, None)
+        if state == "pending":
+            self._again(task_id, now)
+        else:
+            self._end(task_id, state, now)
+
+    def missed(
+        self,
+        task_id: str,
+        problem: str,
+        now: float,
+        *,
+        not_found: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        """A poll failed. The task is paid, so it is asked again until the deadline."""
+        self.problems[task_id] = problem
+        if not_found:
+            since = self._missing_since.setdefault(task_id, now)
+            if now - since >= NOT_FOUND_GRACE:
+                self._end(task_id, "not_found", now)
+                return
+        else:
+            self._missing_since.pop(task_id, None)
+        self._again(task_id, now, at_least=retry_after or 0.0)
+
+    def decide(self, now: float) -> Decision:
+        """What to do next. A task that has ended is never a reason to give up on landing it."""
+        if len(self.ended) == len(self._interval):
+            return Decision("done")
+        if now >= self.deadline:
+            return Decision("give_up")
+        if self._first_end is not None and now - self._first_end >= self.policy.land_within:
+            return Decision("land")
+        times = [self.deadline]
+        if self._due:
+            times.append(self._due[0][0])
+        if self._first_end is not None:
+            times.append(self._first_end + self.policy.land_within)
+        return Decision("poll", max(0.0, min(times) - now))
+
+    def _again(self, task_id: str, now: float, at_least: float = 0.0) -> None:
+        interval = self._interval[task_id]
+        self._interval[task_id] = min(interval * self.policy.growth, self.policy.max_interval)
+        # Jitter keeps tasks that were submitted together from asking together.
+        delay = max(at_least, interval * random.uniform(0.85, 1.15))
+        heapq.heappush(self._due, (now + delay, task_id))
+
+    def _end(self, task_id: str, state: str, now: float) -> None:
+        self.ended[task_id] = state
+        if self._first_end is None:
+            self._first_end = now

@@ -1,0 +1,1 @@
+"""Waiting for task IDs as a task of its own."""

@@ -1,0 +1,1 @@
+"""Waiting for task IDs without a worker slot."""
