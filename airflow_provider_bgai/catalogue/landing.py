@@ -74,7 +74,7 @@ async def land(
     with ExitStack() as files:
         ready: list[tuple[IO[bytes], Output]] = []
         for index, image in enumerate(generation.images, start=1):
-            file = files.enter_context(tempfile.TemporaryFile())
+            file: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
             ready.append((file, await _fetch_whole(hook, image, file, destination, index, generation)))
         for file, output in ready:
             file.seek(0)

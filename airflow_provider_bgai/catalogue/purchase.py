@@ -32,6 +32,7 @@ from airflow_provider_bgai.catalogue.ledger import (
     prompt_sha256,
 )
 from airflow_provider_bgai.exceptions import (
+    BY_REASON,
     AuthenticationError,
     BgaiError,
     InvalidRequestError,
@@ -142,6 +143,9 @@ class Buyer:
         :raises LostError: if it was paid and cannot be had any more.
         :raises BgaiError: if the task failed; nothing was paid then.
         """
+        if claim.state != "submitted":
+            error = BY_REASON.get(claim.reason or "", BgaiError)
+            raise error(f"Nothing to collect, the claim is {claim.state}: {claim.error}", vendor=claim.vendor)
         ledger = Ledger(self.storage, destination_root(claim.destination))
         hook = self.by_connection[claim.conn_id]
         known = Generation(

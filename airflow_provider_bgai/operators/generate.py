@@ -127,7 +127,8 @@ class GenerateBackgroundOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Buy the picture, or find it bought; land it, or wait for it."""
-        from airflow_provider_bgai.catalogue.ledger import Claim, Landed
+        from airflow_provider_bgai.catalogue.landing import destination_root
+        from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger
         from airflow_provider_bgai.catalogue.purchase import Wish
 
         started = time.time()
@@ -148,7 +149,9 @@ class GenerateBackgroundOperator(BaseOperator):
         except BgaiError as error:
             fail(error)
         if isinstance(found, Landed):
-            return landed_result(buyer, found, self.destination, reused=found.landed_at < started)
+            ledger = Ledger(buyer.storage, destination_root(self.destination))
+            claim_uri = ledger.claim_uri(found.fingerprint)
+            return landed_result(found, claim_uri, paid=found.landed_at >= started)
         assert found.task_id is not None
         if not self.wait_for_completion:
             return _submitted_result(found)
@@ -174,7 +177,7 @@ class GenerateBackgroundOperator(BaseOperator):
             landed = run(buyer, buyer.finish(claim, timeout=timeout))
         except BgaiError as error:
             fail(error)
-        return landed_result(buyer, landed, claim.destination, reused=False)
+        return landed_result(landed, claim.uri, paid=True)
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The claim in S3 keeps its ID for the next try or run."""
@@ -238,26 +241,25 @@ def fail(error: BgaiError) -> NoReturn:
     raise AirflowFailException(f"{kind}: {error}") from error
 
 
-def landed_result(buyer: Buyer, landed: Landed, destination: str, *, reused: bool) -> dict[str, Any]:
-    """What goes to XCom of a landed picture: small JSON without links, prompts or keys."""
-    from airflow_provider_bgai.catalogue.landing import destination_root
-    from airflow_provider_bgai.catalogue.ledger import Ledger
+def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool) -> dict[str, Any]:
+    """What goes to XCom of a landed picture: small JSON without links, prompts or keys.
 
-    ledger = Ledger(buyer.storage, destination_root(destination))
+    :param paid: whether this task is the one whose money it was; so the costs of all tasks add up.
+    """
     return {
         "state": "succeeded",
         "vendor": landed.vendor,
         "conn_id": landed.conn_id,
         "task_id": landed.task_id,
-        "claim": ledger.claim_uri(landed.fingerprint),
+        "claim": claim_uri,
         "images": [output.model_dump() for output in landed.images],
         "seed": landed.seed,
         "model": landed.model,
-        # A picture found landed costs nothing now; an unknown price stays unknown.
-        "cost": 0.0 if reused else None if landed.price is None else float(landed.price),
+        # An unknown price stays unknown.
+        "cost": (None if landed.price is None else float(landed.price)) if paid else 0.0,
         "currency": landed.currency,
         "seconds": landed.seconds,
-        "reused": reused,
+        "reused": not paid,
         "unknown_outcomes": landed.unknown,
         "warnings": list(landed.warnings),
     }

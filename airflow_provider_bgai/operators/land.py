@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class LandBackgroundOperator(BaseOperator):
         self.timeout = timeout
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Land the task; the same result as ``GenerateBackgroundOperator``'s."""
+        """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
         try:
             if isinstance(self.vendor_task_id, Mapping):
                 return self._land_claim(self.vendor_task_id)
@@ -61,15 +62,15 @@ class LandBackgroundOperator(BaseOperator):
         buyer, claim = collector(submitted["claim"], self.aws_conn_id)
         ledger = ledger_of(buyer.storage, claim.uri)
         landed = ledger.read_landed(claim.fingerprint)
-        reused = landed is not None and landed.landed_at >= claim.claimed_at
-        if landed is None or not reused:
+        if landed is None or landed.landed_at < claim.claimed_at:
             landed = run(buyer, buyer.finish(claim, timeout=self.timeout))
         landed = run(buyer, buyer.placed(landed, self.destination))
-        return landed_result(buyer, landed, claim.uri, reused=reused)
+        return landed_result(landed, claim.uri, paid=False)
 
     def _land_task(self, task_id: str) -> dict[str, Any]:
         """A bare task ID: landed, but in no ledger."""
         from airflow_provider_bgai.catalogue.landing import land
+        from airflow_provider_bgai.catalogue.ledger import Landed
         from airflow_provider_bgai.catalogue.purchase import Buyer
         from airflow_provider_bgai.hooks import get_hook
         from airflow_provider_bgai.models import Generation
@@ -87,22 +88,21 @@ class LandBackgroundOperator(BaseOperator):
             generation = await hook.wait_for(known, timeout=self.timeout)
             generation.raise_for_failure()
             images = await land(hook, generation, storage, self.destination)
-            cost = hook.cost(len(images))
-            return {
-                "state": "succeeded",
-                "vendor": hook.vendor,
-                "conn_id": hook.conn_id,
-                "task_id": task_id,
-                "claim": None,
-                "images": [image.model_dump() for image in images],
-                "seed": generation.seed,
-                "model": generation.model,
-                "cost": None if cost is None else float(cost),
-                "currency": hook.settings.currency,
-                "seconds": None,
-                "reused": False,
-                "unknown_outcomes": 0,
-                "warnings": list(generation.warnings),
-            }
+            landed = Landed(
+                fingerprint="",
+                vendor=hook.vendor,
+                conn_id=hook.conn_id,
+                task_id=task_id,
+                price=hook.cost(len(images)),
+                currency=hook.settings.currency,
+                seed=generation.seed,
+                model=generation.model,
+                prompt_sha256=None,
+                seconds=0.0,
+                landed_at=time.time(),
+                warnings=generation.warnings,
+                images=images,
+            )
+            return landed_result(landed, None, paid=False)
 
         return run(buyer, work())

@@ -106,7 +106,7 @@ class BackgroundTaskSensor(BaseSensorOperator):
         task_ids = self._task_ids()
         if not task_ids:
             self.log.info("Nothing to wait for: the picture has landed already")
-            return True
+            return PokeReturnValue(is_done=True, xcom_value={"succeeded": 0})
         try:
             self._poll(task_ids)
         except BgaiError as error:

@@ -1,0 +1,403 @@
+"""The server: five vendors behind one base URL, faults around them, and a small API to look and steer.
+
+``Sandbox`` runs it in a thread of this process. In another process (``bgai-sandbox``) the same is reached
+over HTTP under ``/_sandbox/``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from airflow_provider_bgai.sandbox import paint
+from airflow_provider_bgai.sandbox.faults import Fault
+from airflow_provider_bgai.sandbox.gptge import GptGe
+from airflow_provider_bgai.sandbox.imagine import Imagine
+from airflow_provider_bgai.sandbox.katalis import Katalis
+from airflow_provider_bgai.sandbox.photoroom import Photoroom
+from airflow_provider_bgai.sandbox.picwish import PicWish
+from airflow_provider_bgai.sandbox.state import Charge, RecordedRequest, State, as_dict
+from airflow_provider_bgai.sandbox.vendor import (
+    FETCH_TIMEOUT,
+    Call,
+    Endpoint,
+    Refused,
+    Vendor,
+    read_form,
+    read_json,
+    store_refusal,
+)
+
+VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (PicWish(), Photoroom(), Imagine(), Katalis(), GptGe())}
+
+BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+MAINTENANCE = "<!doctype html><html><body><h1>We will be back soon</h1></body></html>"
+SIMPLE_FAULTS = {"server_error", "unavailable", "quota_spent", "bad_key", "moderation"}
+
+
+class CutLine(Response):
+    """Closes the TCP connection: at once, or after the headers and half of ``answer``'s body."""
+
+    def __init__(self, answer: Response | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport: asyncio.Transport = scope["state"]["transport"]
+        if self.answer is None:
+            transport.abort()
+        else:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.answer.status_code,
+                    "headers": self.answer.raw_headers,
+                }
+            )
+            body = bytes(self.answer.body)
+            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+            transport.close()
+        await _gone(receive)
+
+
+class Hang(Response):
+    """Never answers; ends when the client leaves."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _gone(receive)
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the connection is closed, so that uvicorn has nobody to send its own 500 to."""
+    message: Message = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that counts its connections and lets a response reach its own, to cut it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+        self.config.app.state.sandbox.connection_opened()  # type: ignore[union-attr]
+
+
+def create_app(state: State) -> Starlette:
+    """The sandbox as an ASGI application. The faults that cut a line need ``Sandbox`` to serve it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with httpx.AsyncClient(timeout=FETCH_TIMEOUT, follow_redirects=True, trust_env=False) as client:
+            app.state.client = client
+            yield
+
+    routes = [
+        Route(endpoint.path, _route(vendor, endpoint), methods=[endpoint.method])
+        for vendor in VENDORS.values()
+        for endpoint in vendor.endpoints()
+    ]
+    app = Starlette(routes=routes + _steering(state), lifespan=lifespan)
+    app.router.redirect_slashes = False  # a vendor does not correct a wrong path either
+    app.state.sandbox = state
+    return app
+
+
+def _route(vendor: Vendor, endpoint: Endpoint) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        state: State = request.app.state.sandbox
+        with state.in_flight(vendor.name):
+            call = Call(vendor, endpoint.kind, request, state, vendor.read_key(request))
+            await read_form(call)
+            await read_json(call)
+            limited = endpoint.kind != "download" and state.over_limit(vendor.name)
+            call.fault = None if limited else state.faults.draw(vendor.name, endpoint.kind)
+            _record(call)
+            if limited:
+                return vendor.refusal("rate_limited")
+            if call.fault and (early := _instead(call, call.fault)):
+                return early
+            try:
+                response = await endpoint.handler(call)
+            except Refused as refused:
+                response = refused.response
+            return await _spoiled(response, call.fault) if call.fault else response
+
+    return answer
+
+
+def _record(call: Call) -> None:
+    request = call.request
+    files = {
+        name: {"filename": each.filename, "content_type": each.content_type, "size": len(each.content)}
+        for name, each in call.files.items()
+    }
+    call.state.record(
+        RecordedRequest(
+            vendor=call.vendor.name,
+            kind=call.kind,
+            method=request.method,
+            path=request.url.path,
+            query=call.query,
+            headers=dict(request.headers),
+            fields=dict(call.fields),
+            files=files,
+            fault=call.fault.name if call.fault else None,
+            at=time.time(),
+        )
+    )
+
+
+def _instead(call: Call, fault: Fault) -> Response | None:
+    """The answer of a fault that strikes before any work; None if this one strikes later."""
+    if fault.name.startswith("rate_limited"):
+        response = _refusal(call, "rate_limited")
+        if fault.name == "rate_limited_retry_after":
+            response.headers["retry-after"] = str(math.ceil(fault.retry_after))
+        elif fault.name == "rate_limited_retry_after_date":
+            response.headers["retry-after"] = formatdate(time.time() + fault.retry_after, usegmt=True)
+        return response
+    if fault.name in SIMPLE_FAULTS:
+        return _refusal(call, fault.name)
+    if fault.name == "bad_gateway":
+        return Response(BAD_GATEWAY, status_code=502, media_type="text/html")
+    if fault.name == "html_200":
+        return Response(MAINTENANCE, media_type="text/html")
+    if fault.name == "drop_before_charge":
+        return CutLine()
+    return Hang() if fault.name == "hang" else None
+
+
+def _refusal(call: Call, problem: str) -> Response:
+    """Result links belong to an object store, which speaks XML."""
+    return store_refusal(problem) if call.kind == "download" else call.vendor.refusal(problem)
+
+
+async def _spoiled(response: Response, fault: Fault) -> Response:
+    """The vendor's answer after a fault that strikes once the work is done."""
+    if fault.name == "slow":
+        await asyncio.sleep(fault.delay)
+        return response
+    if fault.name == "drop_mid_body":
+        return CutLine(response)
+    if fault.name == "drop_after_charge":
+        return CutLine()
+    if fault.name == "hang_after_charge":
+        return Hang()
+    if fault.name == "html_200_after_charge":
+        return Response(MAINTENANCE, media_type="text/html")
+    return _spoiled_picture(response, fault) if response.status_code == 200 else response
+
+
+def _spoiled_picture(response: Response, fault: Fault) -> Response:
+    if fault.name == "truncated_image":
+        body = bytes(response.body)
+        return Response(body[: len(body) // 2], media_type=response.media_type)
+    if fault.name == "huge_image":
+        return StreamingResponse(_flood(fault.size), media_type="image/png")
+    if fault.name == "bomb_image":
+        return Response(paint.bomb(), media_type="image/png")
+    if fault.name == "wrong_content_type":
+        return Response(response.body, media_type="text/plain")
+    return response
+
+
+async def _flood(size: int) -> AsyncIterator[bytes]:
+    """``size`` bytes that begin like a PNG."""
+    block = bytes(64 * 1024)
+    yield b"\x89PNG\r\n\x1a\n"
+    for _ in range(size // len(block)):
+        yield block
+
+
+def _steering(state: State) -> list[Route]:
+    """``/_sandbox/...``: what ``Sandbox`` offers in Python, over HTTP."""
+
+    async def charges(_: Request) -> Response:
+        counts = {vendor: state.images_charged(vendor) for vendor in VENDORS}
+        body = {
+            "images": counts | {"total": state.images_charged()},
+            "credential_leaks": state.credential_leaks,
+            "charges": [as_dict(charge) for charge in state.charges],
+        }
+        return JSONResponse(body)
+
+    async def requests(_: Request) -> Response:
+        body = {
+            "count": state.request_count(),
+            "connections_opened": state.connections_opened,
+            "max_in_flight": state.max_in_flight(),
+            "requests": [as_dict(each) for each in state.requests],
+        }
+        return JSONResponse(body)
+
+    def order(act: Callable[[dict[str, Any]], None]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                act(await request.json() if await request.body() else {})
+            except (KeyError, TypeError, ValueError) as error:
+                return JSONResponse({"error": str(error)}, status_code=400)
+            return JSONResponse({"ok": True})
+
+        return answer
+
+    def fault(body: dict[str, Any]) -> None:
+        if "rate" in body:
+            state.faults.set_rate(body["name"], body["rate"])
+        else:
+            queue_fault(state, **body)
+
+    orders: dict[str, Callable[[dict[str, Any]], None]] = {
+        "faults": fault,
+        "latency": lambda body: state.set_latency(body["vendor"], float(body["seconds"])),
+        "credits": lambda body: state.set_credits(body["vendor"], int(body["images"])),
+        "expire": lambda _: state.expire_urls(),
+        "reset": lambda _: state.reset(),
+    }
+    return [
+        Route("/_sandbox/charges", charges),
+        Route("/_sandbox/requests", requests),
+        *(Route(f"/_sandbox/{name}", order(act), methods=["POST"]) for name, act in orders.items()),
+    ]
+
+
+def queue_fault(state: State, vendor: str, name: str, *, times: int = 1, on: str | None = None, **details: Any) -> None:
+    """Queue a one-shot fault; ``details`` are those of ``Fault``."""
+    state.faults.queue(vendor, Fault(name, **details), times=times, on=on)
+
+
+class Sandbox:
+    """The five vendors on a port of this machine, for as long as the context lasts.
+
+    :param latency: seconds a vendor works on a picture.
+    :param url_ttl: seconds a signed result link lives (documented: 3600).
+    :param seed: feeds the fault dice and the pictures.
+    :param faults: rates by fault, ``{"rate_limited": 0.05, "picwish.drop_after_charge@submit": 0.01}``.
+    :param resign: whether polling a finished task again gives a fresh link; no vendor documents that it does.
+    :param limits: requests an account may send before it gets 429, downloads aside; the documented values are
+        ``{"picwish": "2/s", "photoroom": "60/min"}``, the default is no limit.
+    :param host: address to listen on.
+    :param port: 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency: float = 0.2,
+        url_ttl: float = 3600,
+        seed: int = 0,
+        faults: dict[str, float] | None = None,
+        resign: bool = False,
+        limits: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._state = State(latency=latency, url_ttl=url_ttl, seed=seed, resign=resign)
+        for name, rate in (faults or {}).items():
+            self._state.faults.set_rate(name, rate)
+        for vendor, limit in (limits or {}).items():
+            self._state.set_limit(vendor, limit)
+        self._address = (host, port)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen, and return once requests are answered."""
+        listener = socket.create_server(self._address, backlog=1024)
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://{host}:{port}"
+        config = uvicorn.Config(
+            create_app(self._state), http=_Protocol, ws="none", loop="asyncio", log_level="critical"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="bgai-sandbox", daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the sandbox did not start")
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Close the port; a request that still runs is answered 500."""
+        if self._server and self._thread:
+            self._server.should_exit = self._server.force_exit = True
+            self._thread.join(timeout=10)
+        self._state.close()
+
+    def connection(self, vendor: str) -> dict[str, Any]:
+        """An Airflow connection (its JSON form, as a dict) to ``vendor`` in this sandbox."""
+        return VENDORS[vendor].connection(self.url)
+
+    @property
+    def charges(self) -> list[Charge]:
+        return self._state.charges
+
+    def images_charged(self, vendor: str | None = None) -> int:
+        return self._state.images_charged(vendor)
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        return self._state.requests
+
+    def request_count(self, vendor: str | None = None, kind: str | None = None) -> int:
+        return self._state.request_count(vendor, kind)
+
+    @property
+    def credential_leaks(self) -> int:
+        """Requests to result links that carried a key or a cookie."""
+        return self._state.credential_leaks
+
+    @property
+    def connections_opened(self) -> int:
+        return self._state.connections_opened
+
+    def max_in_flight(self, vendor: str | None = None) -> int:
+        return self._state.max_in_flight(vendor)
+
+    def fault(self, vendor: str, name: str, *, times: int = 1, on: str | None = None, **details: Any) -> None:
+        """Let the next ``times`` requests of kind ``on`` suffer a fault; ``details``: see ``Fault``."""
+        queue_fault(self._state, vendor, name, times=times, on=on, **details)
+
+    def fault_rate(self, spec: str, rate: float) -> None:
+        """Let a share of requests suffer: ``[vendor.]name[@kind]``."""
+        self._state.faults.set_rate(spec, rate)
+
+    def clear_faults(self) -> None:
+        """No more accidents; charges and requests stay."""
+        self._state.faults.clear()
+
+    def set_latency(self, vendor: str, seconds: float) -> None:
+        self._state.set_latency(vendor, seconds)
+
+    def set_credits(self, vendor: str, images: int) -> None:
+        self._state.set_credits(vendor, images)
+
+    def expire_urls(self) -> None:
+        self._state.expire_urls()
+
+    def reset(self) -> None:
+        self._state.reset()

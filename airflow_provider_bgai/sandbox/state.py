@@ -1,0 +1,345 @@
+"""What the sandbox remembers: charges, requests, tasks, uploaded pictures and the links it gave out.
+
+Plain objects behind one lock: requests run on the server's thread while tests read from theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import json
+import random
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow_provider_bgai.sandbox.faults import VENDOR_KINDS, Faults
+
+SECONDS = {"s": 1, "min": 60}
+KEPT_REQUESTS = 20_000  # a chaos run of 100,000 products must not fill the memory; counts stay exact
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One billed call. Two charges with the same ``fingerprint`` are one wish paid twice.
+
+    :param key_hint: last four characters of the key that pays.
+    :param images: pictures billed.
+    :param fingerprint: sha256 over the vendor, the picture's bytes and every wish in the request.
+    :param at: Unix time, seconds.
+    """
+
+    vendor: str
+    key_hint: str
+    task_id: str
+    images: int
+    fingerprint: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """One request as it came in. ``headers`` are whole, keys included: this is a test tool."""
+
+    vendor: str
+    kind: str
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    fields: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    fault: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything needed to paint a result when, and only if, somebody downloads it."""
+
+    source: str
+    prompt: str
+    seed: int
+    max_side: int | None
+
+
+@dataclass(slots=True)
+class Task:
+    """A vendor's task or stored result.
+
+    :param latency: seconds from acceptance to the end.
+    :param final_state: PicWish's table: 1 success, below 0 failed; None never ends.
+    :param expires: Unix time (s) when its links die; None never.
+    :param seen: whether a poll has been answered.
+    """
+
+    id: str
+    vendor: str
+    key: str
+    recipe: Recipe | None
+    images: int
+    latency: float
+    final_state: int | None = 1
+    detail: str = "Complete"
+    created: float = field(default_factory=time.time)
+    expires: float | None = None
+    seen: bool = False
+
+    @property
+    def ready_at(self) -> float:
+        return self.created + self.latency
+
+
+class QuotaSpent(Exception):
+    """The account has fewer credits left than the call costs."""
+
+
+class State:
+    """One sandbox's memory.
+
+    :param latency: seconds a vendor works on a picture.
+    :param url_ttl: seconds a signed result link lives (PicWish and gpt.ge).
+    :param seed: feeds the fault dice and the seeds a vendor makes up.
+    :param resign: whether polling again gives a fresh link (no vendor documents that it does).
+    """
+
+    def __init__(self, *, latency: float = 0.2, url_ttl: float = 3600, seed: int = 0, resign: bool = False) -> None:
+        self.seed = seed
+        self.url_ttl = url_ttl
+        self.resign = resign
+        self.default_latency = latency
+        self._folder: TemporaryDirectory[str] | None = None
+        self._lock = threading.RLock()
+        self._in_flight: Counter[str] = Counter()
+        self.faults = Faults(seed)
+        self._limits: dict[str, tuple[int, int]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._random = random.Random(self.seed)
+        self._numbers = itertools.count(2290)
+        self._secret = uuid.uuid4().bytes
+        self._charges: list[Charge] = []
+        self._images: Counter[str] = Counter()
+        self._requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
+        self._request_counts: Counter[tuple[str, str]] = Counter()
+        self._tasks: dict[str, Task] = {}
+        self._credits: dict[str, int] = {}
+        self._latency: dict[str, float] = {}
+        self._max_in_flight = Counter(self._in_flight)
+        self._recent: dict[str, deque[float]] = {}
+        self.credential_leaks = 0
+        self.connections_opened = 0
+
+    def reset(self) -> None:
+        """Forget everything but the settings: charges, requests, tasks, links, faults, latencies, credits."""
+        with self._lock:
+            self.faults.clear()
+            self._forget()
+
+    def close(self) -> None:
+        """Delete the uploaded pictures."""
+        if self._folder:
+            self._folder.cleanup()
+
+    # Money
+
+    def charge(self, vendor: str, key: str, images: int, wish: dict[str, Any], task_id: str = "") -> Charge:
+        """Bill ``images`` pictures; QuotaSpent when the account cannot pay."""
+        charge = Charge(vendor, key[-4:], task_id, images, fingerprint(vendor, wish), time.time())
+        with self._lock:
+            if self.credits(vendor) < images:
+                raise QuotaSpent(vendor)
+            self._charges.append(charge)
+            self._images[vendor] += images
+        return charge
+
+    def set_credits(self, vendor: str, images: int) -> None:
+        """Leave the account with ``images`` pictures to buy."""
+        with self._lock:
+            self._credits[_known(vendor)] = self._images[vendor] + images
+
+    def credits(self, vendor: str) -> int:
+        """Pictures the account can still buy (100,000 unless set)."""
+        with self._lock:
+            return self._credits.get(vendor, 100_000) - self._images[vendor]
+
+    @property
+    def charges(self) -> list[Charge]:
+        with self._lock:
+            return list(self._charges)
+
+    def images_charged(self, vendor: str | None = None) -> int:
+        """Pictures billed by one vendor, or by all."""
+        with self._lock:
+            return self._images[_known(vendor)] if vendor else self._images.total()
+
+    # Requests
+
+    def record(self, request: RecordedRequest) -> None:
+        with self._lock:
+            self._requests.append(request)
+            self._request_counts[request.vendor, request.kind] += 1
+            if request.kind == "download" and _credentials(request.headers):
+                self.credential_leaks += 1
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The last 20,000 requests, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    def request_count(self, vendor: str | None = None, kind: str | None = None) -> int:
+        """How many requests came in, exact however many there were."""
+        with self._lock:
+            return sum(
+                count
+                for (at, what), count in self._request_counts.items()
+                if vendor in (None, at) and kind in (None, what)
+            )
+
+    @contextmanager
+    def in_flight(self, vendor: str) -> Iterator[None]:
+        """Count a request while it runs."""
+        keys = (vendor, "")
+        with self._lock:
+            for key in keys:
+                self._in_flight[key] += 1
+                self._max_in_flight[key] = max(self._max_in_flight[key], self._in_flight[key])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight.subtract(keys)
+
+    def max_in_flight(self, vendor: str | None = None) -> int:
+        """The most requests that ever ran at once, with one vendor or with all."""
+        with self._lock:
+            return self._max_in_flight[_known(vendor) if vendor else ""]
+
+    def set_limit(self, vendor: str, limit: str) -> None:
+        """Allow ``vendor``'s account so many requests: ``2/s`` or ``60/min``."""
+        count, _, unit = limit.partition("/")
+        if unit not in SECONDS or not count.isdigit():
+            raise ValueError(f"limit {limit!r} of {vendor} is not like 2/s or 60/min")
+        self._limits[_known(vendor)] = (int(count), SECONDS[unit])
+
+    def over_limit(self, vendor: str) -> bool:
+        """Count a request; whether it is one too many for its sliding window."""
+        if vendor not in self._limits:
+            return False
+        count, window = self._limits[vendor]
+        now = time.monotonic()
+        with self._lock:
+            recent = self._recent.setdefault(vendor, deque())
+            while recent and recent[0] <= now - window:
+                recent.popleft()
+            if len(recent) >= count:
+                return True
+            recent.append(now)
+        return False
+
+    def connection_opened(self) -> None:
+        with self._lock:
+            self.connections_opened += 1
+
+    # Work
+
+    def latency(self, vendor: str) -> float:
+        """Seconds ``vendor`` works on a picture."""
+        with self._lock:
+            return self._latency.get(vendor, self.default_latency)
+
+    def set_latency(self, vendor: str, seconds: float) -> None:
+        with self._lock:
+            self._latency[_known(vendor)] = seconds
+
+    def new_seed(self) -> int:
+        """A seed as a vendor makes one up: a positive 31-bit integer."""
+        with self._lock:
+            return self._random.randrange(1, 2**31)
+
+    def next_number(self) -> int:
+        """Katalis numbers its result files."""
+        with self._lock:
+            return next(self._numbers)
+
+    def keep(self, picture: bytes) -> str:
+        """Store an uploaded picture and return its sha256. On disk: 100,000 of them do not fit in memory."""
+        digest = hashlib.sha256(picture).hexdigest()
+        path = self._path(digest)
+        if not path.exists():
+            path.write_bytes(picture)
+        return digest
+
+    def source(self, digest: str) -> bytes:
+        return self._path(digest).read_bytes()
+
+    def _path(self, digest: str) -> Path:
+        with self._lock:
+            self._folder = self._folder or TemporaryDirectory(prefix="bgai-sandbox-", ignore_cleanup_errors=True)
+        return Path(self._folder.name, digest)
+
+    def add(self, task: Task) -> Task:
+        if task.expires is None and task.vendor != "katalis":
+            task.expires = task.ready_at + self.url_ttl
+        with self._lock:
+            self._tasks[task.id] = task
+        return task
+
+    def task(self, task_id: str) -> Task | None:
+        with self._lock:
+            return self._tasks.get(task_id)
+
+    # Links
+
+    def sign(self, task: Task, path: str) -> dict[str, str]:
+        """Query parameters of a signed link, as Alibaba OSS writes them."""
+        expires = time.time() + self.url_ttl if self.resign else task.expires or 0
+        stamp = str(int(expires))
+        return {"Expires": stamp, "OSSAccessKeyId": "sandbox", "Signature": self._signature(path, stamp)}
+
+    def link_is_valid(self, path: str, query: dict[str, str]) -> bool:
+        """Whether a signed link is genuine and has not expired."""
+        stamp = query.get("Expires", "")
+        genuine = hmac.compare_digest(self._signature(path, stamp).encode(), query.get("Signature", "").encode())
+        return genuine and stamp.isdigit() and int(stamp) > time.time()
+
+    def _signature(self, path: str, stamp: str) -> str:
+        return hmac.new(self._secret, f"{path}?{stamp}".encode(), "sha256").hexdigest()
+
+    def expire_urls(self) -> None:
+        """Let every signed link given out so far die now."""
+        with self._lock:
+            self._secret = uuid.uuid4().bytes
+            for task in self._tasks.values():
+                if task.expires is not None:
+                    task.expires = min(task.expires, time.time())
+
+
+def fingerprint(vendor: str, wish: dict[str, Any]) -> str:
+    """sha256 over everything that decides what is painted."""
+    return hashlib.sha256(json.dumps([vendor, wish], sort_keys=True).encode()).hexdigest()
+
+
+def as_dict(item: Charge | RecordedRequest) -> dict[str, Any]:
+    """A charge or a request as JSON shows it."""
+    return asdict(item)
+
+
+def _credentials(headers: dict[str, str]) -> bool:
+    return any(name in headers for name in ("authorization", "x-api-key", "cookie", "proxy-authorization"))
+
+
+def _known(vendor: str) -> str:
+    if vendor not in VENDOR_KINDS:
+        raise ValueError(f"unknown vendor {vendor!r}; there are: {', '.join(VENDOR_KINDS)}")
+    return vendor

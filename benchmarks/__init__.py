@@ -1,0 +1,1 @@
+"""Measurements that the README quotes. Each prints a table; run them with `make bench`."""

@@ -1,0 +1,70 @@
+"""Real DAG runs: in process with `dag.test()`, and by a running Airflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.rest import AirflowApi
+from demo.services import AirflowService, airflow_standalone
+
+DAGS = Path(__file__).parents[1] / "dags"
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def dags(airflow_db: None) -> dict[str, Any]:
+    from airflow.models.dagbag import DagBag
+
+    bag = DagBag(DAGS)
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+@pytest.fixture
+def run(dags, box, s3, connections, upload, product, request) -> Run:
+    """Run a DAG in this process; what its last task returned, its state and tries."""
+    upload("product.png", product)
+
+    def run(dag_id: str, **conf: Any) -> dict[str, Any]:
+        folder = request.node.name.replace("[", "-").replace("]", "")
+        conf.setdefault("destination", f"s3://{s3.bucket}/{folder}/product-{{index}}.{{ext}}")
+        dag_run = dags[dag_id].test(run_conf=conf)
+        instances = {each.task_id: each for each in dag_run.get_task_instances()}
+        last = instances.get("land") or instances["generate"]
+        return {
+            "state": str(dag_run.state),
+            "tries": last.try_number,
+            "result": last.xcom_pull(task_ids=last.task_id, run_id=dag_run.run_id),
+        }
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def airflow(s3, sandbox, connections_json, tmp_path_factory) -> Iterator[AirflowService]:
+    """A real Airflow with the tests' DAGs: scheduler, workers, triggerer, API."""
+    settings = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5"}
+    with airflow_standalone(tmp_path_factory.mktemp("airflow"), DAGS, connections_json, settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def api(airflow: AirflowService) -> Iterator[AirflowApi]:
+    with AirflowApi(airflow) as api:
+        wait_until(lambda: {"generate_deferred", "generate_blocking"} <= api.dag_ids())
+        yield api
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """What the condition returns once it is true. The bound only ends a hopeless wait."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "this never happened"
+        time.sleep(0.2)
+    return found

@@ -1,0 +1,220 @@
+"""Operators and sensor in real DAG runs (`dag.test()`), against the sandbox and a real S3."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
+
+
+def pictures(s3, prefix: str) -> list[str]:
+    """Keys under a prefix, records left out."""
+    found = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix).get("Contents", [])
+    return [item["Key"] for item in found if "/_bgai/" not in item["Key"]]
+
+
+def records(s3, prefix: str, kind: str) -> list[dict]:
+    client = s3.client()
+    found = client.list_objects_v2(Bucket=s3.bucket, Prefix=f"{prefix}/_bgai/{kind}/").get("Contents", [])
+    return [
+        json.loads(client.get_object(Bucket=s3.bucket, Key=item["Key"])["Body"].read()) for item in found
+    ]
+
+
+@pytest.fixture
+def folder(request) -> str:
+    return request.node.name.replace("[", "-").replace("]", "")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("waiting", ["blocking", "deferred"])
+@pytest.mark.parametrize("shape", ["generate", "steps"])
+def test_every_vendor_lands_a_picture_once_in_every_way_of_waiting(run, box, s3, vendor, waiting, shape, folder):
+    done = run(f"{shape}_{waiting}", conn_id=f"{vendor}_default")
+    assert done["state"] == "success"
+    (image,) = done["result"]["images"]
+    assert box.images_charged(vendor) == box.images_charged() == 1
+    head = s3.client().head_object(Bucket=s3.bucket, Key=image["uri"].removeprefix(f"s3://{s3.bucket}/"))
+    assert head["ContentType"] == image["content_type"] == "image/png"
+    assert head["ContentLength"] == image["bytes"]
+    assert head["Metadata"]["sha256"] == image["sha256"]
+    assert head["Metadata"]["vendor"] == vendor
+    assert len(head["Metadata"]["prompt-sha256"]) == 64
+    assert pictures(s3, folder) == [f"{folder}/product-1.png"]
+
+    again = run(f"generate_{waiting}", conn_id=f"{vendor}_default")
+    assert again["result"]["reused"] is True
+    assert again["result"]["cost"] == 0
+    assert box.images_charged() == 1
+
+
+def test_seed_and_model_are_read_back(run, s3, folder):
+    done = run("generate_blocking", conn_id="photoroom_default", seed=117879368)
+    assert done["result"]["seed"] == 117879368
+    key = done["result"]["images"][0]["uri"].removeprefix(f"s3://{s3.bucket}/")
+    assert s3.client().head_object(Bucket=s3.bucket, Key=key)["Metadata"]["seed"] == "117879368"
+
+
+def test_two_pictures_of_one_task_get_two_keys(run, box, s3, folder):
+    run("generate_deferred", count=2)
+    assert pictures(s3, folder) == [f"{folder}/product-1.png", f"{folder}/product-2.png"]
+    assert box.images_charged() == 2
+
+
+def test_an_epoch_buys_the_same_picture_anew(run, box):
+    run("generate_blocking")
+    run("generate_blocking", epoch="spring")
+    run("generate_blocking", epoch="spring")
+    assert box.images_charged() == 2
+
+
+def test_a_deleted_picture_is_bought_again(run, box, s3, folder):
+    run("generate_blocking")
+    s3.client().delete_object(Bucket=s3.bucket, Key=f"{folder}/product-1.png")
+    assert run("generate_blocking")["result"]["reused"] is False
+    assert box.images_charged() == 2
+
+
+@pytest.mark.parametrize("waiting", ["impatient", "impatient_deferred"])
+def test_a_timeout_keeps_the_task_and_a_later_run_collects_it(run, box, s3, waiting, folder):
+    box.set_latency("picwish", 6)
+    assert run(f"generate_{waiting}")["state"] == "failed"
+    (claim,) = records(s3, folder, "claims")
+    assert claim["state"] == "submitted"
+    assert claim["task_id"]
+    box.set_latency("picwish", 0.2)
+    done = run("generate_blocking")
+    assert done["result"]["task_id"] == claim["task_id"]
+    assert box.images_charged() == 1
+
+
+def test_a_bare_task_id_from_anywhere_is_waited_for_and_landed(run, box, s3, folder):
+    from airflow_provider_bgai.hooks import get_hook
+    from airflow_provider_bgai.models import BackgroundRequest
+
+    hook = get_hook("picwish_default")
+    request = BackgroundRequest(f"s3://{s3.bucket}/product.png", "in a forest")
+    hook.prepare_blocking(request)
+    import asyncio
+
+    async def submit():
+        async with hook:
+            return (await hook.submit(request)).task_id
+
+    done = run("land_deferred", vendor_task_id=asyncio.run(submit()))
+    assert done["state"] == "success"
+    assert pictures(s3, folder) == [f"{folder}/product-1.png"]
+    assert done["result"]["cost"] == 0
+
+
+def test_an_unknown_outcome_is_held_and_never_repeated_silently(run, box, s3, folder):
+    box.fault("picwish", "drop_after_charge", times=1, on="submit")
+    first = run("generate_blocking")
+    assert (first["state"], first["tries"]) == ("failed", 1)
+    (claim,) = records(s3, folder, "claims")
+    assert (claim["state"], claim["unknown"]) == ("held", 1)
+    sent = len(box.requests)
+    assert run("generate_blocking")["state"] == "failed"
+    assert len(box.requests) == sent
+    assert box.images_charged() == 1
+
+
+def test_an_unknown_outcome_may_be_bought_again_by_policy_and_is_counted(run, box):
+    box.fault("picwish", "drop_after_charge", times=1, on="submit")
+    done = run("generate_again")
+    assert done["state"] == "success"
+    assert done["result"]["unknown_outcomes"] == 1
+    assert box.images_charged() == 2
+
+
+def test_a_held_picture_is_released_when_its_time_has_come(run, box, s3, folder):
+    box.fault("picwish", "drop_before_charge", times=1, on="submit")
+    run("generate_blocking")
+    (claim,) = records(s3, folder, "claims")
+    key = f"{folder}/_bgai/claims/{claim['fingerprint']}"
+    past = json.dumps(claim | {"held_until": 1.0})
+    s3.client().put_object(Bucket=s3.bucket, Key=key, Body=past.encode())
+    assert run("generate_blocking")["state"] == "success"
+    assert box.images_charged() == 1
+
+
+@pytest.mark.parametrize("fault", ["state_-1", "state_-2", "state_-8", "server_error", "unavailable"])
+def test_a_definite_fault_of_the_vendor_is_repeated_and_charged_once(run, box, fault):
+    box.fault("picwish", fault, times=1, on="submit")
+    assert run("generate_blocking")["state"] == "success"
+    assert box.images_charged() == 1
+
+
+@pytest.mark.parametrize(
+    ("vendor", "fault"),
+    [
+        ("picwish", "state_-7"),
+        ("picwish", "bad_key"),
+        ("photoroom", "quota_spent"),
+        ("imagine", "moderation"),
+        ("gptge", "quota_spent"),
+    ],
+)
+def test_what_no_retry_can_help_fails_at_once_and_costs_nothing(run, box, s3, vendor, fault, folder):
+    box.fault(vendor, fault, times=1, on="submit")
+    done = run("generate_blocking", conn_id=f"{vendor}_default")
+    assert (done["state"], done["tries"]) == ("failed", 1)
+    assert box.images_charged() == 0
+    assert pictures(s3, folder) == []
+
+
+@pytest.mark.parametrize("fault", ["truncated_image", "html_200", "bomb_image"])
+def test_a_damaged_result_leaves_no_object_and_is_reported_lost(run, box, s3, fault, folder):
+    box.fault("picwish", fault, times=20, on="download")
+    done = run("generate_blocking")
+    assert (done["state"], done["tries"]) == ("failed", 1)
+    assert pictures(s3, folder) == []
+    (claim,) = records(s3, folder, "claims")
+    assert (claim["state"], claim["reason"]) == ("lost", "lost")
+
+
+def test_one_damaged_download_is_fetched_again(run, box):
+    box.fault("picwish", "truncated_image", times=1, on="download")
+    assert run("generate_blocking")["state"] == "success"
+    assert box.images_charged() == 1
+
+
+def test_the_content_type_is_decided_by_the_bytes(run, box, s3, folder):
+    box.fault("picwish", "wrong_content_type", times=1, on="download")
+    assert run("generate_blocking")["result"]["images"][0]["content_type"] == "image/png"
+
+
+def test_the_next_connection_serves_what_the_first_refuses(run, box):
+    box.fault("photoroom", "quota_spent", times=1, on="submit")
+    done = run("generate_blocking", conn_id=["photoroom_default", "picwish_default"])
+    assert done["result"]["vendor"] == "picwish"
+    assert box.images_charged() == 1
+
+
+def test_an_unknown_outcome_is_not_handed_to_the_next_connection(run, box):
+    box.fault("photoroom", "drop_after_charge", times=1, on="submit")
+    done = run("generate_blocking", conn_id=["photoroom_default", "picwish_default"])
+    assert done["state"] == "failed"
+    assert box.images_charged() == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"destination": "s3://catalogue/../x-{index}.{ext}"},
+        {"destination": "s3://catalogue/x.{ext}", "count": 2},
+        {"destination": "/tmp/x-{index}.{ext}"},
+        {"image": "s3://catalogue/missing.png"},
+        {"prompt": "x" * 1025},
+        {"count": 3},
+        {"seed": 7},
+        {"conn_id": "aws_default"},
+    ],
+)
+def test_a_wrong_input_fails_before_anything_is_sent_or_claimed(run, box, s3, wrong, folder):
+    done = run("generate_blocking", **wrong)
+    assert (done["state"], done["tries"]) == ("failed", 1)
+    assert box.requests == []
+    assert records(s3, folder, "claims") == []
