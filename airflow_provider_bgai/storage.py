@@ -89,6 +89,18 @@ class Storage:
             raise
         return answer["Body"].read(), answer["ETag"]
 
+    def download(self, uri: str, file: IO[bytes]) -> None:
+        """Write an object to a file, streaming. :raises FileNotFoundError: if there is none."""
+        bucket, key = split_uri(uri)
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.download_fileobj(bucket, key, file)
+        except ClientError as error:
+            if _code(error) in _NOT_FOUND:
+                raise FileNotFoundError(f"{uri}: no such object") from None
+            raise
+
     def head(self, uri: str) -> S3Object | None:
         """Size and ETag of an object, or None if there is none."""
         bucket, key = split_uri(uri)

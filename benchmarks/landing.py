@@ -61,7 +61,9 @@ def main() -> None:
         idle = reset_peak()
         size, seconds = measure("large.png")
         print(f"landed {size / MB:.1f} MB in {seconds:.1f} s")
-        print(f"idle task {idle / MB:.0f} MB, peak {peak() / MB:.0f} MB: {(peak() - idle) / MB:.0f} MB above (limit 150)")
+        print(
+            f"idle task {idle / MB:.0f} MB, peak {peak() / MB:.0f} MB: {(peak() - idle) / MB:.0f} MB above (limit 150)"
+        )
 
 
 if __name__ == "__main__":

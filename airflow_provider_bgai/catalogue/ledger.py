@@ -17,12 +17,13 @@ claimed                 failed                                     refused or fa
 claimed                 held                                       nobody knows whether it was paid
 claimed, submitted      lost                                       paid, cannot be fetched any more
 submitted               failed                                     the task failed, nothing paid
-claimed, submitted      landed                                     the landed record is written
-failed, held, lost      claimed                                    bought again, on purpose
-landed                  claimed                                    its pictures were deleted
+claimed, submitted      landed                                     its landed pictures were deleted
+failed, held, lost,     claimed                                    bought again, on purpose
+landed
 ======================  =========================================  ======================
 
-The landed record is written before the claim says ``landed``, and is believed before it.
+A landed record that is younger than the claim ends it all: the pictures are safely in S3. The claim is not
+changed then; it says ``landed`` only after somebody deleted the pictures.
 """
 
 from __future__ import annotations

@@ -234,10 +234,6 @@ class Buyer:
             images=outputs,
         )
         await asyncio.to_thread(ledger.land, landed)
-        try:
-            await asyncio.to_thread(ledger.move, claim, "landed")
-        except LostRaceError:
-            log.info("Another run landed the same task: %s", claim.uri)
         return landed
 
     def _able(self, request: BackgroundRequest) -> list[BackgroundHook]:

@@ -151,7 +151,8 @@ class GenerateBackgroundOperator(BaseOperator):
         if isinstance(found, Landed):
             ledger = Ledger(buyer.storage, destination_root(self.destination))
             claim_uri = ledger.claim_uri(found.fingerprint)
-            return landed_result(found, claim_uri, paid=found.landed_at >= started)
+            reused = found.landed_at < started
+            return landed_result(found, claim_uri, paid=not reused, reused=reused)
         assert found.task_id is not None
         if not self.wait_for_completion:
             return _submitted_result(found)
@@ -177,7 +178,7 @@ class GenerateBackgroundOperator(BaseOperator):
             landed = run(buyer, buyer.finish(claim, timeout=timeout))
         except BgaiError as error:
             fail(error)
-        return landed_result(landed, claim.uri, paid=True)
+        return landed_result(landed, claim.uri, paid=True, reused=False)
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The claim in S3 keeps its ID for the next try or run."""
@@ -241,10 +242,11 @@ def fail(error: BgaiError) -> NoReturn:
     raise AirflowFailException(f"{kind}: {error}") from error
 
 
-def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool) -> dict[str, Any]:
+def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool, reused: bool) -> dict[str, Any]:
     """What goes to XCom of a landed picture: small JSON without links, prompts or keys.
 
-    :param paid: whether this task is the one whose money it was; so the costs of all tasks add up.
+    :param paid: whether this task is the one that paid; so the costs of all tasks add up.
+    :param reused: whether the picture was there before.
     """
     return {
         "state": "succeeded",
@@ -259,7 +261,7 @@ def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool) -> dict[
         "cost": (None if landed.price is None else float(landed.price)) if paid else 0.0,
         "currency": landed.currency,
         "seconds": landed.seconds,
-        "reused": not paid,
+        "reused": reused,
         "unknown_outcomes": landed.unknown,
         "warnings": list(landed.warnings),
     }

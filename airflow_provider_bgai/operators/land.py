@@ -65,7 +65,7 @@ class LandBackgroundOperator(BaseOperator):
         if landed is None or landed.landed_at < claim.claimed_at:
             landed = run(buyer, buyer.finish(claim, timeout=self.timeout))
         landed = run(buyer, buyer.placed(landed, self.destination))
-        return landed_result(landed, claim.uri, paid=False)
+        return landed_result(landed, claim.uri, paid=False, reused=False)
 
     def _land_task(self, task_id: str) -> dict[str, Any]:
         """A bare task ID: landed, but in no ledger."""
@@ -103,6 +103,6 @@ class LandBackgroundOperator(BaseOperator):
                 warnings=generation.warnings,
                 images=images,
             )
-            return landed_result(landed, None, paid=False)
+            return landed_result(landed, None, paid=False, reused=False)
 
         return run(buyer, work())

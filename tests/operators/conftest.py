@@ -11,6 +11,7 @@ import pytest
 
 from demo.rest import AirflowApi
 from demo.services import AirflowService, airflow_standalone
+from tests.dags.backgrounds import PARAMS
 
 DAGS = Path(__file__).parents[1] / "dags"
 
@@ -19,7 +20,10 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def dags(airflow_db: None) -> dict[str, Any]:
-    from airflow.models.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 2.11
+        from airflow.models.dagbag import DagBag
 
     bag = DagBag(DAGS)
     assert bag.import_errors == {}
@@ -34,7 +38,8 @@ def run(dags, box, s3, connections, upload, product, request) -> Run:
     def run(dag_id: str, **conf: Any) -> dict[str, Any]:
         folder = request.node.name.replace("[", "-").replace("]", "")
         conf.setdefault("destination", f"s3://{s3.bucket}/{folder}/product-{{index}}.{{ext}}")
-        dag_run = dags[dag_id].test(run_conf=conf)
+        # `dag.test()` keeps a run's values as the DAG's defaults for the next one, so all are given.
+        dag_run = dags[dag_id].test(run_conf=PARAMS | conf)
         instances = {each.task_id: each for each in dag_run.get_task_instances()}
         last = instances.get("land") or instances["generate"]
         return {
@@ -49,7 +54,11 @@ def run(dags, box, s3, connections, upload, product, request) -> Run:
 @pytest.fixture(scope="session")
 def airflow(s3, sandbox, connections_json, tmp_path_factory) -> Iterator[AirflowService]:
     """A real Airflow with the tests' DAGs: scheduler, workers, triggerer, API."""
-    settings = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5"}
+    # A dead triggerer is replaced after seconds, not after half a minute.
+    settings = {
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+    }
     with airflow_standalone(tmp_path_factory.mktemp("airflow"), DAGS, connections_json, settings) as service:
         yield service
 

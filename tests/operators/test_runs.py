@@ -18,9 +18,7 @@ def pictures(s3, prefix: str) -> list[str]:
 def records(s3, prefix: str, kind: str) -> list[dict]:
     client = s3.client()
     found = client.list_objects_v2(Bucket=s3.bucket, Prefix=f"{prefix}/_bgai/{kind}/").get("Contents", [])
-    return [
-        json.loads(client.get_object(Bucket=s3.bucket, Key=item["Key"])["Body"].read()) for item in found
-    ]
+    return [json.loads(client.get_object(Bucket=s3.bucket, Key=item["Key"])["Body"].read()) for item in found]
 
 
 @pytest.fixture

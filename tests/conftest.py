@@ -1,0 +1,143 @@
+"""What all tests share: an Airflow of their own, a real S3, the vendors' sandbox, connections, a product.
+
+==================  ========  ====================================================================
+fixture             scope     what it is
+==================  ========  ====================================================================
+``airflow_db``      session   Airflow's database, migrated; needed by what runs DAGs
+``s3``              session   SeaweedFS (`demo.services.S3Service`), and `aws_default` points to it
+``storage``         session   our own `Storage` on that S3
+``upload``          test      ``upload("a.png", data)`` puts an object, gives its ``s3://`` URI
+``sandbox``         session   the five vendors as one server; ask for ``box`` in a test
+``box``             test      the same, with everything forgotten: charges, requests, faults
+``connections``     test      the five default connections, to the sandbox, as environment variables
+``connect``         test      ``connect("picwish", password=…, extra={…})`` sets one of them anew
+``connections_json``  session   those connections and `aws_default` as JSON, for an Airflow of its own
+``product``         session   a cut-out, as the bytes of a PNG
+==================  ========  ====================================================================
+
+Every vendor's key is ``KEYS[vendor]`` and holds ``SECRET``, so that one search finds any leak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before anything imports Airflow: a home of its own, and nothing of the user's Airflow or AWS account.
+for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "AWS_"))]:
+    del os.environ[_name]
+HOME = Path(tempfile.mkdtemp(prefix="bgai-tests-"))
+os.environ.update(
+    {
+        "AIRFLOW_HOME": str(HOME),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / "dags"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME / 'airflow.db'}",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+)
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+from airflow_provider_bgai.sandbox import Sandbox  # noqa: E402
+from airflow_provider_bgai.storage import Storage  # noqa: E402
+from demo.services import S3Service, seaweedfs  # noqa: E402
+
+VENDORS = ("picwish", "photoroom", "imagine", "katalis", "gptge")
+SECRET = "sk-secret-7c9e6679f3b1"
+KEYS = {vendor: f"{SECRET}-{vendor}" for vendor in VENDORS}
+PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
+
+# The same examples in every run, and no time limit for one: a shared machine has slow moments.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as service, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", service.aws_connection())
+        yield service
+
+
+@pytest.fixture(scope="session")
+def storage(s3: S3Service) -> Storage:
+    storage = Storage("aws_default")
+    assert storage.client is not None  # looked up here, and not on a test's event loop
+    return storage
+
+
+@pytest.fixture
+def upload(s3: S3Service, storage: Storage) -> Callable[..., str]:
+    def upload(key: str, data: bytes, content_type: str = "image/png") -> str:
+        uri = f"s3://{s3.bucket}/{key}"
+        storage.put(uri, data, content_type=content_type)
+        return uri
+
+    return upload
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(latency=0.2) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def box(sandbox: Sandbox) -> Sandbox:
+    sandbox.reset()
+    return sandbox
+
+
+def vendor_connection(sandbox: Sandbox, vendor: str, extra: dict[str, Any] | None = None, **changes: Any) -> str:
+    """A connection to a vendor in the sandbox, as JSON; fast, because the vendors' own rates are for paying users."""
+    connection = sandbox.connection(vendor) | {"password": KEYS[vendor]} | changes
+    connection["extra"] = {**connection["extra"], "requests_per_minute": 60_000, **(extra or {})}
+    return json.dumps(connection)
+
+
+@pytest.fixture
+def connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def connect(vendor: str, extra: dict[str, Any] | None = None, **changes: Any) -> None:
+        value = vendor_connection(sandbox, vendor, extra, **changes)
+        monkeypatch.setenv(f"AIRFLOW_CONN_{vendor.upper()}_DEFAULT", value)
+
+    return connect
+
+
+@pytest.fixture
+def connections(connect: Callable[..., None]) -> None:
+    for vendor in VENDORS:
+        connect(vendor)
+
+
+@pytest.fixture(scope="session")
+def connections_json(s3: S3Service, sandbox: Sandbox) -> dict[str, str]:
+    vendors = {f"{vendor}_default": vendor_connection(sandbox, vendor) for vendor in VENDORS}
+    return vendors | {"aws_default": s3.aws_connection()}
+
+
+@pytest.fixture(scope="session")
+def product() -> bytes:
+    return PRODUCT.read_bytes()
