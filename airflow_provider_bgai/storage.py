@@ -72,6 +72,13 @@ class Storage:
         """The boto3 client. Looks the connection up, so touch it once before an event loop starts."""
         return self.hook.get_conn()
 
+    @cached_property
+    def _signer(self) -> Any:
+        """A client that signs with version 4: new buckets and objects under KMS take no older signature."""
+        from botocore.config import Config
+
+        return self.hook.get_client_type(config=self.client.meta.config.merge(Config(signature_version="s3v4")))
+
     def read(self, uri: str) -> bytes:
         """The whole object. :raises FileNotFoundError: if there is none."""
         return self.read_versioned(uri)[0]
@@ -169,7 +176,7 @@ class Storage:
     def presign(self, uri: str, *, seconds: int = 3600) -> str:
         """A link that lets anyone who has it read the object for so many seconds."""
         bucket, key = split_uri(uri)
-        return self.client.generate_presigned_url(
+        return self._signer.generate_presigned_url(
             "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
         )
 

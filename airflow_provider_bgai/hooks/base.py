@@ -21,8 +21,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
 
@@ -67,7 +69,7 @@ MAX_RETRY_AFTER = 120.0
 
 # No vendor documents how it words a moderation refusal, so it is told by the words all of them would use.
 _MODERATION = re.compile(
-    r"nsfw|moderat|content polic|safety (?:system|filter)|sensitive content|prohibited content", re.I
+    r"nsfw|moderat|content polic|safety (?:system|filter)|sensitive[ _](?:content|words?)|prohibited content", re.I
 )
 
 
@@ -114,6 +116,8 @@ class _Channel:
             follow_redirects=False,
             verify=tls,
         )
+        # The client serves result links too: a cookie the API set must not travel to them.
+        self.client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A burst of at most one second's worth, so that a vendor that counts per second is not overrun.
         burst = max(1.0, settings.requests_per_minute / 60)
         self.limiter: AsyncLimiter = AsyncLimiter(burst, burst * 60 / settings.requests_per_minute)
@@ -126,9 +130,12 @@ class _Channel:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A slot, within the rate, after any pause."""
+        """A slot, within the rate, after any pause. :raises _Paused: if that is too long to wait for here."""
         async with self.slots:
-            await asyncio.sleep(max(0.0, self._resume_at - self.loop.time()))
+            left = max(0.0, self._resume_at - self.loop.time())
+            if left > MAX_RETRY_AFTER:
+                raise _Paused(left)
+            await asyncio.sleep(left)
             async with self.limiter:
                 yield
 
@@ -148,7 +155,7 @@ class Answer:
 
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     @property
@@ -157,8 +164,8 @@ class Answer:
         return picture_type(self.body[:16]) is not None
 
     def excerpt(self) -> str:
-        """The start of the body, for messages."""
-        return " ".join(self.body[:160].decode("utf-8", "replace").split())
+        """The start of the body, longer than a message: a key in it is whole, or will be cut away with the rest."""
+        return " ".join(self.body[:4096].decode("utf-8", "replace").split())
 
 
 class BackgroundHook(BaseHook):
@@ -278,7 +285,8 @@ class BackgroundHook(BaseHook):
 
             if not settings.key and self._needs_key():
                 return False, "The connection has no API key: put it into the password field"
-            return asyncio.run(run())
+            passed, message = asyncio.run(run())
+            return passed, self._redact(message)
         except BgaiError as error:
             return False, str(error)
 
@@ -407,10 +415,14 @@ class BackgroundHook(BaseHook):
                 self.log.info("Task %s could not be asked for now: %s", task_id, error)
                 return None
 
-        async with asyncio.TaskGroup() as group:
-            polls = {task_id: group.create_task(poll(task_id)) for task_id in task_ids}
-        found = {task_id: task.result() for task_id, task in polls.items()}
-        return {task_id: it for task_id, it in found.items() if it is not None and it.state != "pending"}
+        polls = [asyncio.create_task(poll(task_id)) for task_id in dict.fromkeys(task_ids)]
+        try:
+            found = await asyncio.gather(*polls)
+        finally:
+            for task in polls:
+                task.cancel()
+            await asyncio.gather(*polls, return_exceptions=True)
+        return {str(it.task_id): it for it in found if it is not None and it.state != "pending"}
 
     def cost(self, images: int) -> Decimal | None:
         """Price of so many pictures in the connection's currency; None where the connection names no price."""
@@ -508,8 +520,12 @@ class BackgroundHook(BaseHook):
         import httpx
 
         headers = {**self._headers(), **kwargs.pop("headers", {})}
+        for name, value in headers.items():
+            if not sendable_header(name, value):
+                problem = f"the header {name!r} cannot be sent: its name or value holds characters that no header takes"
+                raise self._error(AuthenticationError, f"{problem}. Check the connection's key and extras")
         request = channel.client.build_request(method, self.settings.base_url + path, headers=headers, **kwargs)
-        async with channel.turn():
+        async with self._turn(channel):
             try:
                 async with asyncio.timeout(self.settings.timeout):
                     answer = await self._exchange(channel, request, max_bytes)
@@ -540,6 +556,15 @@ class BackgroundHook(BaseHook):
             raise self._status_error(answer, paid=paid)
         return answer
 
+    @asynccontextmanager
+    async def _turn(self, channel: _Channel) -> AsyncIterator[None]:
+        try:
+            async with channel.turn():
+                yield
+        except _Paused as paused:
+            problem = f"the vendor asked to wait {paused.seconds:,.0f} s more before the next request"
+            raise self._error(RateLimitError, problem, retry_after=paused.seconds) from None
+
     async def _exchange(self, channel: _Channel, request: httpx.Request, max_bytes: int) -> Answer:
         response = await channel.client.send(request, stream=True)
         try:
@@ -557,12 +582,18 @@ class BackgroundHook(BaseHook):
         body = answer.json
         code, message = read_error(body)
         return self._error(
-            self._classify(answer.status, code, message, paid=paid),
+            self._meaning(answer.status, code, message, paid=paid),
             message or answer.excerpt() or "no message",
             status=answer.status,
             code=code,
             retry_after=_retry_after(answer.headers.get("retry-after")),
         )
+
+    def _meaning(self, status: int, code: str | None, message: str, *, paid: bool) -> type[BgaiError]:
+        """As :meth:`_classify`; a free call has nothing to refuse or to pay for, so it can only be asked again."""
+        cls = self._classify(status, code, message, paid=paid)
+        free = (AuthenticationError, RateLimitError, PollError)
+        return cls if paid or issubclass(cls, free) else PollError
 
     def _classify(self, status: int, code: str | None, message: str, *, paid: bool) -> type[BgaiError]:
         """What an error status means. Vendors with codes of their own refine this."""
@@ -584,8 +615,9 @@ class BackgroundHook(BaseHook):
     def _error(self, cls: type[BgaiError], message: str, **details: Any) -> BgaiError:
         """An error that names the vendor and never holds the key."""
         status = details.get("status")
-        text = f"{self.hook_name}{f' answered {status}' if status else ''}: {message[:500]}"
-        return cls(self._redact(text), vendor=self.vendor, **details)
+        # Redacted first and cut afterwards: half a key would not be found.
+        text = f"{self.hook_name}{f' answered {status}' if status else ''}: {self._redact(message)[:500]}"
+        return cls(text, vendor=self.vendor, **details)
 
     def _redact(self, text: str) -> str:
         key = self.settings.key
@@ -675,7 +707,7 @@ class BackgroundHook(BaseHook):
 
         return Settings(
             key=(connection.password or "").strip(),
-            base_url=_base_url(connection, self.base_url),
+            base_url=self._read_base_url(connection),
             requests_per_minute=read(
                 "requests_per_minute", self.default_requests_per_minute, _positive, "must be a number above 0"
             ),
@@ -689,6 +721,18 @@ class BackgroundHook(BaseHook):
             extra=extra,
         )
 
+    def _read_base_url(self, connection: Any) -> str:
+        url = _base_url(connection, self.base_url)
+        try:
+            parts = urlsplit(url)
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            right = False
+        if not right or re.search(r"\s", url):
+            rule = "must be a host name or an http(s) URL"
+            raise AuthenticationError(f"Connection {self.conn_id!r}: host={url!r}: {rule}", vendor=self.vendor)
+        return url
+
     def _wrong_extra(self, name: str, value: object, rule: str) -> AuthenticationError:
         return AuthenticationError(f"Connection {self.conn_id!r}: extra {name}={value!r}: {rule}", vendor=self.vendor)
 
@@ -701,6 +745,8 @@ class BackgroundHook(BaseHook):
         try:
             async with asyncio.timeout(self.settings.timeout), channel.slots:
                 await self._follow(channel.client, url, file)
+        except httpx.InvalidURL:
+            raise self._error(LostError, "the link is not a valid URL") from None
         except (httpx.HTTPError, TimeoutError) as error:
             raise self._error(PollError, f"the picture could not be fetched: {_name(error)}") from None
 
@@ -738,10 +784,7 @@ class BackgroundHook(BaseHook):
         """
         import httpx
 
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise self._error(LostError, "the link is not a valid URL") from None
+        parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise self._error(LostError, f"the link's scheme {parsed.scheme!r} is not http or https")
         if self.settings.allow_private_hosts:
@@ -761,7 +804,7 @@ class BackgroundHook(BaseHook):
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):
             raise self._error(PollError, f"the host {url.host!r} of the link is not known") from None
         addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
         for address in addresses:
@@ -778,6 +821,19 @@ class BackgroundHook(BaseHook):
 
 class _TooLarge(Exception):
     """The answer exceeds the cap."""
+
+
+class _Paused(Exception):
+    """The vendor asked for a longer pause than one call waits for."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def sendable_header(name: str, value: str) -> bool:
+    """Whether HTTP takes this header; asked first, because a failure to send would look like a dropped line."""
+    return bool(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and re.fullmatch(r"[!-~]([ \t!-~]*[!-~])?", value))
 
 
 def connection_form(conn_type: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -46,7 +46,7 @@ class GptGeHook(BackgroundHook):
     async def _submit(self, request: BackgroundRequest) -> Generation:
         assert request.prompt is not None
         fields = {"batch_size": str(request.count), "prompt": request.prompt}
-        fields |= {name: str(value) for name, value in request.options.items() if value is not None}
+        fields |= {name: str(value) for name, value in request.options.items() if value not in (None, "")}
         return await submit_task(self, "/task/pic/background", request, fields)
 
     async def _poll(self, task_id: str) -> Generation:

@@ -7,7 +7,6 @@ error page (codes 1000 to 1202).
 from __future__ import annotations
 
 import base64
-import binascii
 
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
@@ -21,10 +20,11 @@ from airflow_provider_bgai.exceptions import (
 from airflow_provider_bgai.hooks.base import Answer, BackgroundHook
 from airflow_provider_bgai.models import BackgroundRequest, Generation, picture_type
 
-# Vyro's error page. Codes it does not name go by their HTTP status.
+# Vyro's error page. Codes it does not name go by their HTTP status, and so does 1100 (400): an invalid request,
+# which may be the prompt's content.
 _CODES: dict[str, type[BgaiError]] = {
     **dict.fromkeys(("1000", "1001", "1002", "1005", "1006", "1007"), AuthenticationError),
-    **dict.fromkeys(("1003", "1004", "1100"), RefusedError),
+    **dict.fromkeys(("1003", "1004"), RefusedError),
     "1101": QuotaError,
     **dict.fromkeys(("1200", "1201"), VendorFaultError),
     "1202": RateLimitError,
@@ -87,7 +87,7 @@ class ImagineHook(BackgroundHook):
         if isinstance(encoded, str):
             try:
                 decoded = base64.b64decode(encoded.partition(",")[2] if "," in encoded else encoded, validate=True)
-            except binascii.Error:
+            except ValueError:
                 decoded = b""
             if picture_type(decoded[:16]):
                 return decoded

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from airflow_provider_bgai.exceptions import UnknownOutcomeError
-from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.hooks.base import BackgroundHook, sendable_header
 from airflow_provider_bgai.models import BackgroundRequest, Generation
 
 MAX_FILE = 30 * 1024 * 1024
@@ -45,6 +45,9 @@ class PhotoroomHook(BackgroundHook):
         own = {"imageFile", "imageUrl", "background.prompt", "background.negativePrompt", "background.seed"}
         own |= {"background.guidance.imageFile", "background.guidance.imageUrl", "background.guidance.scale"}
         self._check_options(request, own)
+        for name, value in request.options.items():
+            if name.startswith("pr-") and value and not sendable_header(name, str(value)):
+                raise self._refuse(f"options[{name!r}]", value, "holds characters that no header takes")
         if request.count != 1:
             raise self._refuse("count", request.count, "Photoroom makes 1 picture a call; ask again with another seed")
         options = request.options
@@ -94,7 +97,7 @@ class PhotoroomHook(BackgroundHook):
             vendor=self.vendor,
             state="succeeded",
             images=(answer.body,),
-            seed=int(seed) if seed.isdigit() else request.seed,
+            seed=int(seed) if seed.isascii() and seed.isdigit() else request.seed,
             model=str(model) if model else None,
             warnings=(*ignored, *((unsupported,) if unsupported else ())),
         )
@@ -110,7 +113,7 @@ class PhotoroomHook(BackgroundHook):
         values["background.guidance.scale"] = request.guidance_scale
         if isinstance(color := values.get("background.color"), str):
             values["background.color"] = color.removeprefix("#")
-        return {name: _text(value) for name, value in values.items() if value is not None}
+        return {name: _text(value) for name, value in values.items() if value not in (None, "")}
 
     def _links(self, request: BackgroundRequest) -> dict[str, str] | None:
         """The query's image links, or None if not every image is a link."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ class PicWishHook(BackgroundHook):
         if (request.prompt is None) == (request.template is None):
             both = {"prompt": request.prompt, "template": request.template}
             raise self._refuse("prompt, template", both, "give exactly one of the two")
-        if request.template is not None and not str(request.template).isdigit():
+        if request.template is not None and not re.fullmatch(r"[0-9]+", str(request.template)):
             raise self._refuse("template", request.template, "PicWish scene_type is an integer")
         for field in ("prompt", "negative_prompt"):
             check_length(self, field, getattr(request, field), MAX_PROMPT)
@@ -84,7 +85,7 @@ class PicWishHook(BackgroundHook):
             fields["scene_type"] = str(int(request.template))
         if request.negative_prompt is not None:
             fields["negative_prompt"] = request.negative_prompt
-        fields |= {name: str(value) for name, value in request.options.items() if value is not None}
+        fields |= {name: str(value) for name, value in request.options.items() if value not in (None, "")}
         return await submit_task(self, self.path, request, fields)
 
     async def _poll(self, task_id: str) -> Generation:
@@ -174,7 +175,7 @@ def check_status(hook: BackgroundHook, answer: Answer, *, paid: bool) -> Mapping
         raise hook._error(unclear, f"status {body.get('status')!r} is not a number: {answer.excerpt()!r}")
     if status != 200:
         code, message = read_error(body)
-        cls = hook._classify(status, code, message, paid=paid)
+        cls = hook._meaning(status, code, message, paid=paid)
         raise hook._error(cls, message or "no message", status=status, code=code)
     return body
 
@@ -205,8 +206,7 @@ def read_task(hook: BackgroundHook, answer: Answer, *, task_id: str | None = Non
         cls, meaning = _FAILED.get(state, (VendorFaultError, "the task failed"))
         text = hook._redact(f"{meaning} (state {state}{f', {detail}' if detail else ''})")
         return Generation(vendor=hook.vendor, state="failed", task_id=task_id, error=text, reason=cls.reason)
-    progress = data.get("progress")
-    progress = float(progress) if isinstance(progress, int | float) else None
+    progress = _float(data.get("progress"))
     if state != 1:
         return Generation(vendor=hook.vendor, state="pending", task_id=task_id, progress=progress)
     try:
@@ -253,7 +253,7 @@ def _image(value: Any) -> str | bytes:
 def _placement(rect: Any) -> tuple[int, int, int, int] | None:
     try:
         return (int(rect["x"]), int(rect["y"]), int(rect["width"]), int(rect["height"]))
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
 
 
@@ -264,5 +264,12 @@ def _lost(hook: BackgroundHook, task_id: str | None, message: str) -> Generation
 def _integer(value: Any) -> int | None:
     try:
         return None if isinstance(value, bool) else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _float(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import sqlite3
+from contextlib import closing
 
 import psutil
 import pytest
 
 from demo.services import SCRIPTS, running
+from tests.conftest import SECRET
 from tests.operators.conftest import wait_until
 
 
@@ -36,11 +38,6 @@ def state(api, dag_id: str, run_id: str) -> str | None:
     return instance["state"]
 
 
-def task_processes(run_id: str) -> list[psutil.Process]:
-    """The processes that run a task: those whose title or command names the run."""
-    return [process for process in psutil.process_iter() if "task runner" in _title(process)]
-
-
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -61,15 +58,50 @@ def test_a_worker_killed_between_submission_and_completion_pays_once(api, box, s
     box.set_latency("picwish", 8)
     run_id = start("generate_blocking")
     wait_until(lambda: any(request.kind == "poll" for request in box.requests))
-    (task,) = task_processes(run_id)
-    task.send_signal(signal.SIGKILL)
+    (instance,) = api.task_instances("generate_blocking", run_id)
+    os.kill(instance["pid"], signal.SIGKILL)
     assert ended(api, "generate_blocking", run_id) == "success"
     (instance,) = api.task_instances("generate_blocking", run_id)
     assert instance["try_number"] == 2
     assert box.images_charged() == 1
 
 
+def test_a_user_who_ends_a_deferred_task_loses_nothing_that_was_paid(api, box, start):
+    box.set_latency("picwish", 6)
+    first = start("generate_deferred")
+    wait_until(lambda: state(api, "generate_deferred", first) == "deferred")
+    api.set_state("generate_deferred", first, "generate", "failed")
+    assert ended(api, "generate_deferred", first) == "failed"
+    second = start("generate_deferred")
+    assert ended(api, "generate_deferred", second) == "success"
+    assert box.images_charged() == 1
+
+
+def test_a_cleared_task_finds_its_picture_and_pays_nothing(api, box, start):
+    run_id = start("generate_deferred")
+    assert ended(api, "generate_deferred", run_id) == "success"
+    api.clear("generate_deferred", run_id)
+    wait_until(lambda: api.task_instances("generate_deferred", run_id)[0]["try_number"] == 2)
+    assert ended(api, "generate_deferred", run_id) == "success"
+    assert api.result("generate_deferred", run_id, "generate")["reused"] is True
+    assert box.images_charged() == 1
+
+
+def test_what_airflow_stores_of_a_waiting_task_holds_no_key_and_no_prompt(api, airflow, box, start):
+    box.set_latency("picwish", 4)
+    run_id = start("generate_deferred", prompt="a prompt that is nobody's business")
+    wait_until(lambda: state(api, "generate_deferred", run_id) == "deferred")
+    with closing(sqlite3.connect(airflow.home / "airflow.db")) as database:
+        rows = database.execute("select classpath, kwargs from trigger").fetchall()
+    assert [row for row in rows if "BackgroundTaskTrigger" in row[0]]
+    for _, kwargs in rows:
+        assert "nobody's business" not in kwargs
+        assert SECRET not in kwargs
+    assert ended(api, "generate_deferred", run_id) == "success"
+
+
 def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):
+    """The last one that defers: afterwards no triggerer is left."""
     box.set_latency("picwish", 12)
     run_id = start("generate_deferred")
     wait_until(lambda: state(api, "generate_deferred", run_id) == "deferred")
@@ -81,3 +113,18 @@ def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):
     with running([str(SCRIPTS / "airflow"), "triggerer"], airflow.home / "triggerer.log", env=airflow.env):
         assert ended(api, "generate_deferred", run_id) == "success"
     assert box.images_charged() == 1
+
+
+def test_the_key_is_in_no_log_and_not_in_the_database(api, airflow, box, start):
+    """Last in this file: by now tasks have been bought, killed, refused and cleared."""
+    box.fault("photoroom", "bad_key", times=1, on="submit")
+    assert ended(api, "generate_blocking", start("generate_blocking", conn_id="photoroom_default")) == "failed"
+    box.fault("picwish", "drop_after_charge", times=1, on="submit")
+    assert ended(api, "generate_blocking", start("generate_blocking", prompt="at sea")) == "failed"
+    assert any(SECRET in str(request.headers) for request in box.requests)  # it was sent, to the vendor
+    written = [path for path in airflow.home.rglob("*") if path.is_file()]
+    assert any("generate_blocking" in str(path) for path in written)
+    leaks = [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert leaks == []
+    links = [path for path in written if path.suffix == ".log" and b"Signature=" in path.read_bytes()]
+    assert links == []
