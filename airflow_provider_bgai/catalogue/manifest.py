@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -118,40 +119,40 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
-def _open(uri: str, storage: Storage) -> IO[bytes]:
-    """The file on local disk: a network stream that breaks off after an hour would lose a whole plan."""
-    if uri.startswith("s3://"):
-        file: IO[bytes] = tempfile.TemporaryFile()
-        try:
-            storage.download(uri, file)
-        except FileNotFoundError:
-            file.close()
-            raise ManifestError(f"{uri}: there is no such object in S3") from None
-        file.seek(0)
-        return file
-    if uri.startswith(("http://", "https://")):
-        return _fetch(uri)
-    try:
-        return Path(uri).open("rb")
-    except OSError as error:
-        raise ManifestError(f"{uri}: cannot be read: {error.strerror}") from None
+@contextmanager
+def _open(uri: str, storage: Storage) -> Iterator[IO[bytes]]:
+    """The file on local disk: a network stream that breaks off in the middle would lose a whole plan."""
+    if "://" not in uri:
+        if not Path(uri).is_file():
+            raise ManifestError(f"{uri}: there is no such file")
+        with Path(uri).open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        if uri.startswith("s3://"):
+            try:
+                storage.download(uri, copy)
+            except FileNotFoundError:
+                raise ManifestError(f"{uri}: there is no such object in S3") from None
+        elif uri.startswith(("http://", "https://")):
+            _fetch(uri, copy)
+        else:
+            raise ManifestError(f"{uri}: must be a path, an s3:// or an https:// address")
+        copy.seek(0)
+        yield copy
 
 
-def _fetch(uri: str) -> IO[bytes]:
+def _fetch(uri: str, file: IO[bytes]) -> None:
     import httpx
 
-    file: IO[bytes] = tempfile.TemporaryFile()
     try:
         with httpx.stream("GET", uri, timeout=60, follow_redirects=True) as response:
             response.raise_for_status()
             for chunk in response.iter_bytes(1 << 20):
                 file.write(chunk)
     except httpx.HTTPError as error:
-        file.close()
         # The URL without its query: signatures stand there.
         raise ManifestError(f"{uri.partition('?')[0]}: cannot be fetched: {type(error).__name__}") from None
-    file.seek(0)
-    return file
 
 
 # Each reader yields (row number, values by column) or (row number, what is wrong with the row).

@@ -29,6 +29,7 @@ from airflow_provider_bgai.catalogue.ledger import (
     LostRaceError,
     Output,
     fingerprint,
+    ledger_of,
     prompt_sha256,
 )
 from airflow_provider_bgai.exceptions import (
@@ -71,6 +72,8 @@ class Wish:
         task ID means that an earlier try died in the middle of the paid call.
     :param destination: ``s3://…`` with ``{index}`` and ``{ext}``.
     :param epoch: any text; another one buys the same picture anew.
+    :param root: where the ledger lives; None for the destination's folder.
+    :param fingerprint: the picture's name, where a plan has worked it out before.
     :param on_unknown_outcome: ``"hold"``: fail, and let nobody buy it before ``hold_for`` seconds have
         passed; ``"fail"``: fail, and never buy it again by itself; ``"resubmit"``: buy again at once, which
         **may pay twice** (counted in the records).
@@ -80,6 +83,8 @@ class Wish:
     destination: str
     owner: str
     epoch: str | None = None
+    root: str | None = None
+    fingerprint: str | None = None
     on_unknown_outcome: OnUnknownOutcome = "hold"
     hold_for: float = 24 * 3600.0
 
@@ -108,8 +113,8 @@ class Buyer:
         """
         check_destination(wish.destination, wish.request.count)
         able = self._able(wish.request)
-        ledger = Ledger(self.storage, destination_root(wish.destination))
-        name = await self._fingerprint(wish)
+        ledger = Ledger(self.storage, wish.root or destination_root(wish.destination))
+        name = wish.fingerprint or await self._fingerprint(wish)
         while True:
             landed = await asyncio.to_thread(ledger.read_landed, name)
             claim = await asyncio.to_thread(ledger.read_claim, name)
@@ -146,7 +151,7 @@ class Buyer:
         if claim.state != "submitted":
             error = BY_REASON.get(claim.reason or "", BgaiError)
             raise error(f"Nothing to collect, the claim is {claim.state}: {claim.error}", vendor=claim.vendor)
-        ledger = Ledger(self.storage, destination_root(claim.destination))
+        ledger = ledger_of(self.storage, claim.uri)
         hook = self.by_connection[claim.conn_id]
         known = Generation(
             vendor=claim.vendor,

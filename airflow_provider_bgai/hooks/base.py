@@ -477,7 +477,7 @@ class BackgroundHook(BaseHook):
     async def _test(self) -> tuple[bool, str]:
         return True, (
             f"Not checked: {self.hook_name} has no free endpoint, so the key is proved by the first paid "
-            f"picture only. A key is set, and requests will go to {self.settings.base_url}"
+            f"picture only. {'A key' if self.settings.key else 'No key'} is set, and requests will go to {self.settings.base_url}"
         )
 
     def _needs_key(self) -> bool:
@@ -730,7 +730,9 @@ class BackgroundHook(BaseHook):
             right = False
         if not right or re.search(r"\s", url):
             rule = "must be a host name or an http(s) URL"
-            raise AuthenticationError(f"Connection {self.conn_id!r}: host={url!r}: {rule}", vendor=self.vendor)
+            raise AuthenticationError(
+                f"Connection {self.conn_id!r}: host={connection.host!r}: {rule}", vendor=self.vendor
+            )
         return url
 
     def _wrong_extra(self, name: str, value: object, rule: str) -> AuthenticationError:
@@ -916,13 +918,16 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _base_url(connection: Any, default: str) -> str:
-    host = (connection.host or "").strip().rstrip("/")
+    host = (connection.host or "").strip()
     if not host:
         return default
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
-    has_port = re.search(r":\d+$", host.partition("://")[2].partition("/")[0])
-    return f"{host}:{connection.port}" if connection.port and not has_port else host
+    scheme, _, rest = host.partition("://")
+    netloc, slash, path = rest.partition("/")
+    if connection.port and not re.search(r":\d+$", netloc):
+        netloc = f"{netloc}:{connection.port}"
+    return f"{scheme}://{netloc}{slash}{path}".rstrip("/")
 
 
 def _rewrite(file: IO[bytes], data: bytes = b"") -> None:

@@ -91,7 +91,7 @@ class PhotoroomHook(BackgroundHook):
             answer = await self._call("POST", "/v2/edit", paid=True, files=parts, headers=headers)
         if not answer.is_picture:
             raise self._error(UnknownOutcomeError, f"status 200, but no picture: {answer.excerpt()!r}")
-        unsupported = answer.headers.get("pr-unsupported-attributes", "").strip()
+        unsupported = self._redact(answer.headers.get("pr-unsupported-attributes", "").strip())
         seed = answer.headers.get("pr-ai-background-seed", "")
         return Generation(
             vendor=self.vendor,

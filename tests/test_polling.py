@@ -1,0 +1,189 @@
+"""The one object that decides when to ask, land and give up, under any order of events."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_bgai.polling import NOT_FOUND_GRACE, PollPolicy, TaskWatch
+
+START = 1_000_000.0
+
+policies = st.builds(
+    PollPolicy,
+    interval=st.floats(0.1, 10),
+    growth=st.floats(1, 2),
+    max_interval=st.floats(10, 60),
+    land_within=st.floats(1, 600),
+)
+# What the vendor says to one poll, and after how many seconds.
+answers = st.tuples(
+    st.sampled_from(["pending", "pending", "pending", "succeeded", "failed", "error", "missing", "slow down"]),
+    st.floats(0, 5),
+)
+
+
+class Played:
+    """A watch played against a vendor, with everything written down."""
+
+    def __init__(self, count: int, policy: PollPolicy, script: list[tuple[str, float]], slots: int) -> None:
+        self.policy = policy
+        self.deadline = START + 120
+        self.task_ids = [f"task-{number}" for number in range(count)]
+        self.watch = TaskWatch(self.task_ids, deadline=self.deadline, now=START, policy=policy)
+        self.asked: dict[str, list[float]] = {task_id: [] for task_id in self.task_ids}
+        self.first_end: float | None = None
+        self.play(script, slots)
+
+    def play(self, script: list[tuple[str, float]], slots: int) -> None:
+        now = START
+        for said, seconds in script:
+            decision = self.watch.decide(now)
+            self.check(decision, now, in_flight=())
+            if decision.action != "poll":
+                return
+            now += decision.wait
+            taken = self.watch.due(now, slots)
+            assert len(taken) <= slots
+            assert len(taken) == len(set(taken))
+            for task_id in taken:
+                assert task_id not in self.watch.ended
+                self.asked[task_id].append(now)
+            self.check(self.watch.decide(now), now, in_flight=taken)
+            now += seconds
+            for task_id in taken:
+                self.report(task_id, said, now)
+
+    def report(self, task_id: str, said: str, now: float) -> None:
+        if said in ("pending", "succeeded", "failed"):
+            self.watch.saw(task_id, said, now)
+        else:
+            wait = 7.0 if said == "slow down" else None
+            self.watch.missed(task_id, said, now, not_found=said == "missing", retry_after=wait)
+        if task_id in self.watch.ended and self.first_end is None:
+            self.first_end = now
+
+    def check(self, decision, now: float, in_flight) -> None:
+        pending = set(self.task_ids) - set(self.watch.ended)
+        assert set(self.watch.pending) == pending
+        scheduled = [task_id for _, task_id in self.watch._due]
+        assert sorted([*scheduled, *in_flight]) == sorted(pending)
+        assert decision.wait >= 0
+        waited = 0.0 if self.first_end is None else now - self.first_end
+        if not pending:
+            assert decision.action == "done"
+        elif now >= self.deadline:
+            assert decision.action == "give_up"
+        elif self.first_end is not None and waited >= self.policy.land_within:
+            assert decision.action == "land"
+        else:
+            assert decision.action == "poll"
+            assert now + decision.wait <= self.deadline + 1e-6
+            if self.first_end is not None:
+                assert decision.wait <= self.policy.land_within - waited + 1e-6
+
+
+@given(st.integers(0, 12), policies, st.lists(answers, max_size=60), st.integers(1, 16))
+def test_every_pending_task_is_asked_again_and_no_ended_one_ever_is(count, policy, script, slots):
+    played = Played(count, policy, script, slots)
+    assert set(played.watch.ended) <= set(played.task_ids)
+
+
+@given(policies, st.integers(1, 40))
+def test_the_interval_grows_from_its_start_to_its_bound_with_some_jitter(policy, polls):
+    watch = TaskWatch(["task"], deadline=START + 1e9, now=START, policy=policy)
+    now, expected = START, policy.interval
+    assert watch.due(now, 1) == ["task"]
+    for _ in range(polls):
+        watch.saw("task", "pending", now)
+        wait = watch.decide(now).wait
+        assert 0.85 * expected - 1e-3 <= wait <= 1.15 * expected + 1e-3
+        expected = min(expected * policy.growth, policy.max_interval)
+        now += wait
+        assert watch.due(now, 1) == ["task"] or watch.due(now + 1e-3, 1) == ["task"]
+
+
+@given(st.integers(1, 1000), st.floats(0.1, 10))
+def test_the_first_polls_are_spread_over_one_interval(count, interval):
+    task_ids = [f"task-{number}" for number in range(count)]
+    watch = TaskWatch(task_ids, deadline=START + 99, now=START, policy=PollPolicy(interval=interval))
+    half = watch.due(START + interval / 2, count)
+    assert abs(len(half) - count / 2) <= 1
+    assert sorted(half + watch.due(START + interval, count)) == sorted(task_ids)
+
+
+@given(st.integers(1, 20))
+def test_no_more_are_taken_than_there_are_slots(limit):
+    watch = TaskWatch(map(str, range(20)), deadline=START + 99, now=START)
+    assert len(watch.due(START + 10, limit)) == limit
+
+
+def test_a_duplicate_is_asked_once():
+    watch = TaskWatch(["a", "b", "a"], deadline=START + 99, now=START)
+    assert sorted(watch.due(START + 10, 10)) == ["a", "b"]
+
+
+def test_nothing_to_wait_for_is_done_at_once():
+    assert TaskWatch([], deadline=START - 1, now=START).decide(START).action == "done"
+
+
+def test_what_ended_at_the_last_moment_is_done_and_not_given_up():
+    watch = TaskWatch(["a"], deadline=START + 10, now=START)
+    watch.due(START, 1)
+    watch.saw("a", "succeeded", START + 50)
+    assert watch.decide(START + 50).action == "done"
+
+
+@pytest.mark.parametrize(("seconds", "action"), [(9.9, "poll"), (10, "give_up"), (1000, "give_up")])
+def test_it_gives_up_at_the_deadline(seconds, action):
+    watch = TaskWatch(["a"], deadline=START + 10, now=START)
+    assert watch.decide(START + seconds).action == action
+
+
+@pytest.mark.parametrize(("seconds", "action"), [(0, "poll"), (299, "poll"), (300, "land"), (899, "land")])
+def test_landing_gets_urgent_when_the_first_result_has_waited_long(seconds, action):
+    watch = TaskWatch(["a", "b"], deadline=START + 900, now=START)
+    watch.due(START, 1)
+    watch.saw("a", "succeeded", START)
+    assert watch.decide(START + seconds).action == action
+
+
+def test_not_found_is_borne_for_a_grace_period_and_then_believed():
+    watch = TaskWatch(["a"], deadline=START + 900, now=START)
+    watch.due(START, 1)
+    watch.missed("a", "no such task", START, not_found=True)
+    watch.missed("a", "no such task", START + NOT_FOUND_GRACE - 1, not_found=True)
+    assert watch.ended == {}
+    watch.missed("a", "no such task", START + NOT_FOUND_GRACE, not_found=True)
+    assert watch.ended == {"a": "not_found"}
+
+
+@pytest.mark.parametrize("between", ["pending", "another error"])
+def test_the_grace_period_begins_anew_when_the_task_was_seen_or_the_line_was_down(between):
+    watch = TaskWatch(["a"], deadline=START + 900, now=START)
+    watch.missed("a", "no such task", START, not_found=True)
+    if between == "pending":
+        watch.saw("a", "pending", START + 30)
+    else:
+        watch.missed("a", between, START + 30)
+    watch.missed("a", "no such task", START + NOT_FOUND_GRACE + 1, not_found=True)
+    assert watch.ended == {}
+
+
+@given(st.floats(1, 500))
+def test_a_retry_after_is_respected_for_that_task(seconds):
+    watch = TaskWatch(["a"], deadline=START + 900, now=START)
+    watch.due(START, 1)
+    watch.missed("a", "too fast", START, retry_after=seconds)
+    assert watch.due(START + seconds - 0.01, 1) == []
+    assert watch.due(START + max(seconds, 2.3) + 0.01, 1) == ["a"]
+
+
+def test_problems_tell_the_last_error_of_what_is_pending_only():
+    watch = TaskWatch(["a", "b"], deadline=START + 900, now=START)
+    watch.missed("a", "first", START)
+    watch.missed("a", "second", START)
+    watch.missed("b", "first", START)
+    watch.saw("b", "pending", START)
+    assert watch.problems == {"a": "second"}
