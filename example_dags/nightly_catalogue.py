@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from datetime import datetime, timedelta
 
 from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_provider_bgai.operators.generate import GenerateBackgroundOperator
+
+log = logging.getLogger(__name__)
 
 VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
 
@@ -70,13 +73,14 @@ def nightly_catalogue():
 
 
 def checked(rows: csv.DictReader, manifest: str) -> list[dict]:
-    """The rows, with full image addresses; an error names the file, the line and the column."""
+    """The rows, with full image addresses. A wrong row is reported and stops no other."""
     folder, _, _ = manifest.rpartition("/")
     products = []
     for row in rows:
-        for column in ("sku", "image", "title", "category"):
-            if not (row.get(column) or "").strip():
-                raise ValueError(f"{manifest}, line {rows.line_num}: column {column!r} is missing or empty")
+        empty = [name for name in ("sku", "image", "title", "category") if not (row.get(name) or "").strip()]
+        if empty:
+            log.error("%s, line %d left out: %s missing or empty", manifest, rows.line_num, ", ".join(empty))
+            continue
         image = row["image"] if "://" in row["image"] else f"{folder}/{row['image']}"
         products.append({**row, "image": image})
     return products
