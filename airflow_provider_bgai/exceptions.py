@@ -9,6 +9,7 @@
     ├── AuthenticationError       key or configuration is wrong             nothing paid
     ├── QuotaError                the account is empty                      nothing paid
     ├── ModerationError           the vendor refuses the content            nothing paid
+    ├── OverBudgetError           a cap of your own is reached              nothing paid
     ├── RateLimitError            too fast                                  nothing paid
     ├── VendorFaultError          the vendor failed and says so             nothing paid
     ├── UnknownOutcomeError       the line dropped during a paid call       perhaps paid
@@ -94,6 +95,12 @@ class ModerationError(BgaiError):
     reason = "moderation"
 
 
+class OverBudgetError(BgaiError):
+    """A cap of the budget is reached. The picture waits for the next run."""
+
+    reason = "over_budget"
+
+
 class RateLimitError(BgaiError):
     """Too many requests (429). The whole connection slows down."""
 
@@ -144,6 +151,7 @@ BY_REASON: dict[str, type[BgaiError]] = {
         AuthenticationError,
         QuotaError,
         ModerationError,
+        OverBudgetError,
         RateLimitError,
         VendorFaultError,
         UnknownOutcomeError,

@@ -55,14 +55,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hooks.katalis.KatalisHook",
                 "https://dev-api.katalis.ai",
                 60,
+                # Without defaults: the form shows the value of a field named auth_… as ***, and would save that.
                 auth_header=_field(
                     "Auth header",
-                    "Header that carries the key; Katalis documents none.",
+                    "Header that carries the key (default Authorization; Katalis documents none).",
                     "string",
-                    default="Authorization",
                 ),
                 auth_prefix=_field(
-                    "Auth prefix", "What stands before the key in that header.", "string", default="Bearer"
+                    "Auth prefix", "What stands before the key in that header (default Bearer).", "string"
                 ),
             ),
             _connection("gptge", "gpt.ge", "hooks.gptge.GptGeHook", "https://api.gpt.ge", 120),

@@ -74,7 +74,7 @@ def _number(name: str, value: Any, kind: type) -> Any:
         raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}")
     try:
         return kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}") from None
 
 

@@ -6,11 +6,11 @@ The only place that talks to S3. Methods block; asynchronous callers wrap them i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
 
@@ -38,17 +38,17 @@ def split_uri(uri: str) -> tuple[str, str]:
     :raises InvalidRequestError: for anything that is not a clean S3 URI. Keys come from catalogues, so
         parts like ``..``, empty parts and control characters are refused.
     """
-    parts = urlsplit(uri) if isinstance(uri, str) else None
-    # Everything after the bucket is the key: '?' and '#' are ordinary characters in S3.
-    key = uri[len(f"s3://{parts.netloc}/") :] if parts else ""
-    if parts is None or parts.scheme != "s3" or not parts.netloc:
+    # Not urlsplit: everything after the bucket is the key, and '?' and '#' are ordinary characters in it.
+    found = re.match(r"s3://([A-Za-z0-9._-]+)(?:/|$)", uri) if isinstance(uri, str) else None
+    if found is None:
         raise InvalidRequestError(f"{uri!r}: must be an S3 URI like s3://bucket/key")
     if any(ord(char) < 32 or ord(char) == 127 for char in uri):
         raise InvalidRequestError(f"{uri!r}: control characters are not allowed in an S3 key")
+    key = uri[found.end() :]
     segments = key.rstrip("/").split("/") if key else []
     if any(segment in ("", ".", "..") for segment in segments):
         raise InvalidRequestError(f"{uri!r}: empty parts, '.' and '..' are not allowed in an S3 key")
-    return parts.netloc, key
+    return found[1], key
 
 
 class Storage:

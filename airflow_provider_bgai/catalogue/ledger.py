@@ -121,7 +121,10 @@ class Output(BaseModel):
 
 
 class Landed(BaseModel):
-    """The pictures of one wish are safely in S3."""
+    """The pictures of one wish are safely in S3.
+
+    :param owner: the task that landed them, whichever paid; it reports their price.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -137,6 +140,7 @@ class Landed(BaseModel):
     prompt_sha256: str | None
     seconds: float
     landed_at: float
+    owner: str = ""
     unknown: int = 0
     warnings: tuple[str, ...] = ()
     images: tuple[Output, ...]

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from decimal import Decimal
+from typing import Literal, Protocol
 
 from airflow_provider_bgai.catalogue.landing import (
     check_destination,
@@ -38,6 +39,7 @@ from airflow_provider_bgai.exceptions import (
     BgaiError,
     InvalidRequestError,
     ModerationError,
+    OverBudgetError,
     PollError,
     QuotaError,
     RateLimitError,
@@ -51,6 +53,9 @@ from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
 
+FAULTS_IN_A_ROW = 5
+BREAK_SECONDS = 60.0
+
 OnUnknownOutcome = Literal["hold", "resubmit", "fail"]
 
 # After these the next connection of the list is asked: this one took no money and will not serve.
@@ -62,6 +67,29 @@ _NEXT_VENDOR = (
     RateLimitError,
     VendorFaultError,
 )
+
+
+@dataclass
+class Breaker:
+    """Whether a connection is worth asking: not for the rest of the run once its account refuses, and not for
+    a minute after several faults in a row."""
+
+    faults: int = 0
+    closed_at: float = 0.0
+
+    def allows(self) -> bool:
+        return time.monotonic() >= self.closed_at
+
+    def note(self, error: BgaiError | None) -> None:
+        """What the connection answered last; None for a success."""
+        if isinstance(error, QuotaError | AuthenticationError):
+            self.closed_at = float("inf")
+        elif isinstance(error, VendorFaultError):
+            self.faults += 1
+            if self.faults >= FAULTS_IN_A_ROW:
+                self.closed_at, self.faults = time.monotonic() + BREAK_SECONDS, 0
+        elif error is None:
+            self.faults = 0
 
 
 @dataclass(frozen=True)
@@ -89,19 +117,33 @@ class Wish:
     hold_for: float = 24 * 3600.0
 
 
+class Purse(Protocol):
+    """Where the leave to spend comes from (:class:`~airflow_provider_bgai.catalogue.budget.Budget`)."""
+
+    async def take(self, fingerprint: str, pictures: int, price: Decimal | None) -> bool:
+        """Whether so much may be spent on a picture; asked before every paid call."""
+
+    async def give_back(self, fingerprint: str) -> None:
+        """What was taken for a picture was not spent."""
+
+
 @dataclass
 class Buyer:
     """Buys wishes with some connections, in order of preference, into one S3.
 
     :param hooks: the first is preferred and part of the picture's identity; the others serve if it cannot.
+    :param purse: caps what is spent; None: nothing does.
     """
 
     hooks: Sequence[BackgroundHook]
     storage: Storage
+    purse: Purse | None = None
     by_connection: dict[str, BackgroundHook] = field(init=False)
+    breakers: dict[str, Breaker] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_connection = {hook.conn_id: hook for hook in self.hooks}
+        self.breakers = {hook.conn_id: Breaker() for hook in self.hooks}
 
     async def begin(self, wish: Wish) -> Landed | Claim:
         """Whatever there is already, else claim, submit, and land what a synchronous vendor answers.
@@ -140,10 +182,11 @@ class Buyer:
             except LostRaceError:
                 continue
 
-    async def finish(self, claim: Claim, *, timeout: float) -> Landed:
+    async def finish(self, claim: Claim, *, timeout: float, owner: str | None = None) -> Landed:
         """Wait for what a claim has submitted, land its pictures, write the landed record.
 
-        :param timeout: seconds to wait for the vendor.
+        :param timeout: seconds to wait for the vendor; 0 to ask once.
+        :param owner: who lands it; None for the claim's owner.
         :raises PollError: if the task has not ended, or cannot be fetched for now: collect it later.
         :raises LostError: if it was paid and cannot be had any more.
         :raises BgaiError: if the task failed; nothing was paid then.
@@ -162,7 +205,7 @@ class Buyer:
             model=claim.model,
         )
         generation = await hook.wait_for(known, timeout=timeout) if claim.task_id else known
-        return await self._settle(ledger, claim, hook, generation)
+        return await self._settle(ledger, claim, hook, generation, owner or claim.owner)
 
     async def _buy(
         self,
@@ -175,11 +218,21 @@ class Buyer:
         may_resubmit: bool = True,
     ) -> Landed | Claim:
         """Claim and submit with the first hook that is served. ``before`` is the claim to take over from."""
-        problem: BgaiError | None = None
+        problem: BgaiError = VendorFaultError(
+            f"No connection is asked for now ({', '.join(hook.conn_id for hook in able)}): "
+            "it failed several times in a row, or its account refused"
+        )
         for place, hook in enumerate(able):
-            claim = await asyncio.to_thread(ledger.claim, self._claim(wish, hook, name, before), before)
+            breaker = self.breakers[hook.conn_id]
+            if not breaker.allows():
+                continue
+            wanted = self._claim(wish, hook, name, before)
+            if self.purse is not None and not await self.purse.take(_purpose(wanted), wanted.images, wanted.price):
+                raise OverBudgetError(f"The budget has no room for {wanted.images} picture(s) by {hook.conn_id}")
+            claim = await asyncio.to_thread(ledger.claim, wanted, before)
             try:
                 generation = await hook.submit(wish.request)
+                breaker.note(None)
             except UnknownOutcomeError as error:
                 before = await self._hold(ledger, claim, wish, str(error))
                 if wish.on_unknown_outcome != "resubmit" or not may_resubmit:
@@ -188,6 +241,7 @@ class Buyer:
                 return await self._buy(ledger, wish, able[place:], name, before, may_resubmit=False)
             except BgaiError as error:
                 before = await self._record(ledger, claim, error)
+                breaker.note(error)
                 if not isinstance(error, _NEXT_VENDOR):
                     raise
                 problem = error
@@ -207,11 +261,12 @@ class Buyer:
                 log.info("Submitted to %s: task %s", claim.vendor, claim.task_id)
             if generation.state == "pending":
                 return claim
-            return await self._settle(ledger, claim, hook, generation)
-        assert problem is not None
+            return await self._settle(ledger, claim, hook, generation, wish.owner)
         raise problem
 
-    async def _settle(self, ledger: Ledger, claim: Claim, hook: BackgroundHook, generation: Generation) -> Landed:
+    async def _settle(
+        self, ledger: Ledger, claim: Claim, hook: BackgroundHook, generation: Generation, owner: str
+    ) -> Landed:
         """Land an ended generation, or record what became of it."""
         try:
             generation.raise_for_failure()
@@ -234,6 +289,7 @@ class Buyer:
             prompt_sha256=claim.prompt_sha256,
             seconds=round(now - claim.claimed_at, 1),
             landed_at=now,
+            owner=owner,
             unknown=claim.unknown,
             warnings=generation.warnings,
             images=outputs,
@@ -318,6 +374,8 @@ class Buyer:
     async def _record(self, ledger: Ledger, claim: Claim, error: BgaiError) -> Claim:
         """Write down an error that ends a claim: ``failed`` if it cost nothing, else ``lost``."""
         state: ClaimState = "failed" if error.paid == "no" else "lost"
+        if self.purse is not None and state == "failed":
+            await self.purse.give_back(_purpose(claim))
         return await asyncio.to_thread(ledger.move, claim, state, reason=error.reason, error=str(error))
 
     async def _in_place(self, landed: Landed) -> bool:
@@ -334,3 +392,8 @@ class Buyer:
                 await asyncio.to_thread(self.storage.copy, output.uri, uri)
             outputs.append(output.model_copy(update={"uri": uri}))
         return landed.model_copy(update={"images": tuple(outputs)})
+
+
+def _purpose(claim: Claim) -> str:
+    """What the budget is asked for: the picture, and once more for every time it may have been paid in vain."""
+    return f"{claim.fingerprint}+{claim.unknown}" if claim.unknown else claim.fingerprint

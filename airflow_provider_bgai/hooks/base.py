@@ -290,15 +290,14 @@ class BackgroundHook(BaseHook):
         except BgaiError as error:
             return False, str(error)
 
-    @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The connection form's standard fields, for Airflow before 3.2, which asks the hook for them."""
-        return connection_form(cls.conn_type)[0]
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give each vendor's class the two methods that Airflow before 3.2 asks for its connection form.
 
-    @classmethod
-    def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The connection form's own fields, for Airflow before 3.2, which asks the hook for them."""
-        return connection_form(cls.conn_type)[1]
+        It looks into the class itself and passes over what is inherited.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, part in (("get_ui_field_behaviour", 0), ("get_connection_form_widgets", 1)):
+            setattr(cls, name, classmethod(lambda hook, part=part: connection_form(hook.conn_type)[part]))
 
     # --- for operators and triggers ----------------------------------------------------------------
 
@@ -336,15 +335,23 @@ class BackgroundHook(BaseHook):
         if any(isinstance(item, str) and item.startswith("s3://") for item in needs_s3):
             _ = self.storage.client
 
+    def share(self, tasks: int) -> None:
+        """Use a fraction of the connection's rate and slots, as one of so many tasks side by side."""
+        self.__dict__["settings"] = replace(
+            self.settings,
+            requests_per_minute=self.settings.requests_per_minute / tasks,
+            max_concurrency=max(1, self.settings.max_concurrency // tasks),
+        )
+
     async def wait_for(self, generation: Generation, *, timeout: float, policy: PollPolicy | None = None) -> Generation:
-        """Poll one task until it ends.
+        """Poll one task until it ends; with a timeout of 0, once.
 
         :raises PollError: at the time-out (seconds); carries the task ID, which stays collectable.
         """
         assert generation.task_id is not None
         now = time.time()
         watch = TaskWatch([generation.task_id], deadline=now + timeout, now=now, policy=policy)
-        results = await self.watch(watch)
+        results = await (self.watch(watch) if timeout else self.poll_all([generation.task_id]))
         if generation.task_id not in results:
             problem = watch.problems.get(generation.task_id, "still pending")
             raise PollError(
@@ -392,8 +399,10 @@ class BackgroundHook(BaseHook):
                 # With free slots left, the next due task may start before a running poll ends.
                 patience = decision.wait if len(running) < self.settings.max_concurrency else None
                 done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                # All are looked at before one is raised, or asyncio complains of the others.
+                for error in [task.exception() for task in done]:
+                    if error is not None:
+                        raise error
         finally:
             for task in running:
                 task.cancel()
@@ -477,7 +486,8 @@ class BackgroundHook(BaseHook):
     async def _test(self) -> tuple[bool, str]:
         return True, (
             f"Not checked: {self.hook_name} has no free endpoint, so the key is proved by the first paid "
-            f"picture only. {'A key' if self.settings.key else 'No key'} is set, and requests will go to {self.settings.base_url}"
+            f"picture only. {'A key' if self.settings.key else 'No key'} is set, and requests will go to "
+            f"{self.settings.base_url}"
         )
 
     def _needs_key(self) -> bool:
@@ -844,13 +854,14 @@ def connection_form(conn_type: str) -> tuple[dict[str, Any], dict[str, Any]]:
     Airflow 3.2 and later read the same table without importing hooks, so the two forms cannot drift apart.
     """
     from flask_babel import lazy_gettext
-    from wtforms import BooleanField, DecimalField, IntegerField, StringField
+    from wtforms import BooleanField, IntegerField, StringField
     from wtforms.validators import Optional
 
     from airflow_provider_bgai.get_provider_info import get_provider_info
 
     (entry,) = (item for item in get_provider_info()["connection-types"] if item["connection-type"] == conn_type)
-    kinds = {"string": StringField, "integer": IntegerField, "number": DecimalField, "boolean": BooleanField}
+    # Airflow passes over a hook whose form has any other kind of field, so a fraction is typed as text.
+    kinds = {"string": StringField, "integer": IntegerField, "number": StringField, "boolean": BooleanField}
     widgets = {
         name: kinds[field["schema"]["type"][0]](
             lazy_gettext(field["label"]),

@@ -66,7 +66,19 @@ def verify_whole(data: bytes | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Pi
             image.load()
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise NotAPictureError(f"damaged or cut off: {error}") from None
+    if picture.extension == "png" and not _png_ends(file):
+        raise NotAPictureError("damaged or cut off: its end is missing")
     return picture
+
+
+def _png_ends(file: IO[bytes]) -> bool:
+    """Whether the last chunk is there, too. Pillow is content once it has the pixels; other readers are not."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        if head[4:] == b"IEND":
+            return file.read(4) == b"\xaeB`\x82"
+        file.seek(int.from_bytes(head[:4]) + 4, io.SEEK_CUR)
+    return False
 
 
 def _open(file: IO[bytes]) -> Image.Image:

@@ -24,7 +24,7 @@ class BackgroundTaskTrigger(BaseTrigger):
     """Poll tasks with one HTTP client until all have ended, landing gets urgent, or the deadline passes.
 
     Yields one event: ``{"action": "done" | "land" | "give_up" | "error", "succeeded": int, "failed": int,
-    "pending": int, "problems": {task ID: text}, "record": …}``. It never fails the task itself: the worker
+    "pending": int, "problems": {task ID: text}, "record": …, "deadline": …}``. It never fails the task itself: the worker
     asks the vendor again and decides.
 
     :param conn_id: the vendor's connection.
@@ -92,6 +92,7 @@ class BackgroundTaskTrigger(BaseTrigger):
                 "pending": len(watch.pending),
                 "problems": dict(list(problems.items())[:MAX_PROBLEMS]),
                 "record": self.record,
+                "deadline": self.deadline,
             }
         )
 

@@ -1,0 +1,94 @@
+"""Parsing a DAG that uses the package must stay cheap: nothing heavy is loaded before a task runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "example_dags").glob("*.py"))
+
+# Airflow itself loads some of these. So: what it loads is loaded first; what comes on top is ours, and so is
+# any import that one of our modules makes by name, whether it was loaded before or not.
+LOOK = """
+import builtins, json, sys
+from pathlib import Path
+
+heavy = {"httpx", "PIL", "numpy", "boto3", "botocore", "aiolimiter", "starlette", "uvicorn", "airflow.providers.amazon"}
+import airflow.providers.common.compat.sdk as sdk
+from airflow.models.dagbag import DagBag
+from airflow.triggers.base import BaseTrigger
+sdk.BaseHook, sdk.BaseOperator, sdk.BaseSensorOperator, sdk.DAG, sdk.Param, sdk.conf, sdk.task
+empty = Path(sys.argv[1], "empty"); empty.mkdir()
+DagBag(empty)
+before = set(sys.modules)
+asked = set()
+load = builtins.__import__
+
+def noted(name, globals=None, *rest, **named):
+    importer = (globals or {}).get("__name__", "")
+    ours = importer.startswith("airflow_provider_bgai") or "example_dags" in (globals or {}).get("__file__", "")
+    if ours and any(name == each or name.startswith(each + ".") for each in heavy):
+        asked.add(f"{importer}: {name}")
+    return load(name, globals, *rest, **named)
+
+builtins.__import__ = noted
+failed, dag_files = {}, []
+if sys.argv[2] == "modules":
+    import importlib
+    for name in sys.argv[3:]:
+        importlib.import_module(name)
+else:
+    bag = DagBag(sys.argv[3])
+    failed = dict(bag.import_errors)
+    dag_files = sorted({Path(dag.fileloc).name for dag in bag.dags.values()})
+loaded = {name for name in set(sys.modules) - before if name in heavy}
+ours = sorted(name for name in sys.modules if name.startswith("airflow_provider_bgai"))
+found = {"loaded": sorted(loaded), "asked": sorted(asked), "failed": failed, "files": dag_files, "ours": ours}
+print("\\n" + json.dumps(found))
+"""
+
+
+def look(tmp_path: Path, *arguments: str) -> dict:
+    command = [sys.executable, "-c", LOOK, str(tmp_path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_package_and_all_that_dags_import_load_nothing_heavy(tmp_path):
+    from airflow_provider_bgai.get_provider_info import get_provider_info
+
+    info = get_provider_info()
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    modules = [module for kind in kinds for entry in info[kind] for module in entry["python-modules"]]
+    others = ["hooks", "hooks.base", "models", "polling", "storage", "exceptions", "imaging.verify", "sandbox"]
+    found = look(tmp_path, "modules", *modules, *(f"airflow_provider_bgai.{name}" for name in others))
+    assert (found["loaded"], found["asked"]) == ([], [])
+    assert set(modules) <= set(found["ours"])
+
+
+def test_all_examples_load_without_errors_and_without_anything_heavy(tmp_path):
+    found = look(tmp_path, "dags", str(ROOT / "example_dags"))
+    assert found["failed"] == {}
+    assert found["files"] == EXAMPLES
+    assert {"nightly_catalogue.py", "on_demand.py"} <= set(EXAMPLES)
+    assert (found["loaded"], found["asked"]) == ([], [])
+    assert "airflow_provider_bgai.operators.generate" in found["ours"]
+
+
+def test_the_package_alone_imports_nothing_but_itself():
+    code = "import sys; before = set(sys.modules); import airflow_provider_bgai.get_provider_info; "
+    code += "print(sorted(name for name in set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in eval(done.stdout)}
+    assert loaded <= {"airflow_provider_bgai", "__future__", "typing"} | set(sys.stdlib_module_names)
+
+
+def test_the_check_itself_notices_something_heavy(tmp_path):
+    dag = tmp_path / "heavy_dag.py"
+    dag.write_text("import boto3\nfrom airflow.sdk import DAG\nDAG('heavy')\n")
+    found = look(tmp_path, "dags", str(dag))
+    assert "boto3" in found["loaded"]

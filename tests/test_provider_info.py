@@ -1,0 +1,141 @@
+"""What Airflow learns of the package, checked with Airflow's own schema and loaders."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+import airflow
+import jsonschema
+import pytest
+
+from airflow_provider_bgai.get_provider_info import get_provider_info
+from tests.conftest import VENDORS
+
+INFO = get_provider_info()
+TYPES = {entry["connection-type"]: entry for entry in INFO["connection-types"]}
+COMMON = {
+    "requests_per_minute",
+    "max_concurrency",
+    "timeout",
+    "price_per_image",
+    "currency",
+    "allow_private_hosts",
+}
+OWN = {"photoroom": {"model_version"}, "katalis": {"auth_header", "auth_prefix"}}
+
+
+def named_modules() -> list[str]:
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    return [module for kind in kinds for entry in INFO[kind] for module in entry["python-modules"]]
+
+
+def hook_of(vendor: str) -> type:
+    module, _, name = TYPES[f"bgai_{vendor}"]["hook-class-name"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_it_is_valid_against_airflows_own_schema():
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validators.validator_for(schema)(schema).validate(INFO)
+    assert INFO["package-name"] == "airflow-provider-bgai"
+
+
+def test_airflow_finds_it_by_its_entry_point():
+    (found,) = [entry for entry in entry_points(group="apache_airflow_provider") if "bgai" in entry.value]
+    assert found.load()() == INFO
+
+
+@pytest.mark.parametrize("module", named_modules())
+def test_every_module_it_names_exists(module):
+    assert importlib.import_module(module).__name__ == module
+
+
+def test_every_module_of_the_package_with_hooks_operators_sensors_or_triggers_is_named():
+    package = Path(importlib.import_module("airflow_provider_bgai").__file__).parent
+    for kind, not_for_users in {"hooks": {"base"}, "operators": set(), "sensors": set(), "triggers": set()}.items():
+        there = {path.stem for path in (package / kind).glob("*.py")} - {"__init__"} - not_for_users
+        named = {module.rpartition(".")[2] for entry in INFO[kind] for module in entry["python-modules"]}
+        assert named == there
+
+
+def test_there_are_five_connection_types():
+    assert set(TYPES) == {f"bgai_{vendor}" for vendor in VENDORS}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_connection_type_agrees_with_its_hook(vendor):
+    hook, entry = hook_of(vendor), TYPES[f"bgai_{vendor}"]
+    assert (hook.conn_type, hook.hook_name) == (entry["connection-type"], entry["hook-name"])
+    assert hook.conn_name_attr == "conn_id"
+    placeholders = entry["ui-field-behaviour"]["placeholders"]
+    assert placeholders["host"] == hook.base_url
+    rate = entry["conn-fields"]["requests_per_minute"]["description"]
+    assert f"(default {hook.default_requests_per_minute:g})" in rate
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_form_asks_for_an_api_key_and_the_vendors_own_settings(vendor):
+    entry = TYPES[f"bgai_{vendor}"]
+    assert entry["ui-field-behaviour"]["relabeling"]["password"] == "API key"
+    assert "password" not in entry["ui-field-behaviour"]["hidden-fields"]
+    assert set(entry["conn-fields"]) == COMMON | OWN.get(vendor, set())
+    assert all(field["label"] and field["description"] for field in entry["conn-fields"].values())
+
+
+def test_airflow_loads_the_five_hooks_and_their_forms():
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    for vendor in VENDORS:
+        found = manager.hooks[f"bgai_{vendor}"]
+        assert found is not None
+        assert found.hook_class_name == TYPES[f"bgai_{vendor}"]["hook-class-name"]
+        assert found.connection_testable
+        assert manager.field_behaviours[f"bgai_{vendor}"]["relabeling"]["password"] == "API key"
+    prefix = "extra__bgai_photoroom__"
+    names = {name.removeprefix(prefix) for name in manager.connection_form_widgets if name.startswith(prefix)}
+    assert names == COMMON | OWN["photoroom"]
+
+
+@pytest.fixture
+def form_library(monkeypatch) -> dict[str, type]:
+    """WTForms as Airflow 3 stands in for it: the four kinds of field that a hook's form may have, and no other."""
+    from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+    names = ("StringField", "IntegerField", "BooleanField", "PasswordField")
+    fields = {name: getattr(HookMetaService, f"Mock{name}") for name in names}
+    babel, wtforms, validators = ModuleType("flask_babel"), ModuleType("wtforms"), ModuleType("wtforms.validators")
+    babel.lazy_gettext = str
+    validators.Optional = HookMetaService.MockOptional
+    wtforms.validators = validators
+    vars(wtforms).update(fields)
+    for module in (babel, wtforms, validators):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return fields
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_form_of_older_airflow_has_the_same_fields(form_library, vendor):
+    """Before 3.2 Airflow asks the hook, and takes nothing but these four kinds of field."""
+    widgets = hook_of(vendor).get_connection_form_widgets()
+    declared = TYPES[f"bgai_{vendor}"]["conn-fields"]
+    assert {name: (field.param.description, field.param.schema["title"]) for name, field in widgets.items()} == {
+        name: (field["description"], field["label"]) for name, field in declared.items()
+    }
+    assert {type(field) for field in widgets.values()} <= set(form_library.values())
+    behaviour = hook_of(vendor).get_ui_field_behaviour()
+    assert {name.replace("_", "-"): value for name, value in behaviour.items()} == TYPES[f"bgai_{vendor}"][
+        "ui-field-behaviour"
+    ]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("method", ["get_connection_form_widgets", "get_ui_field_behaviour"])
+def test_older_airflow_finds_the_form_in_the_hooks_own_class(vendor, method):
+    """Before 3.2 it looks into the class itself and passes over what is inherited."""
+    assert method in vars(hook_of(vendor))
