@@ -25,7 +25,7 @@ ui: .venv/ready
 	$(BIN)/python -m demo --stay
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-2.11: .venv-2.11/ready
 	$(BIN_211)/pytest tests/operators/test_runs.py tests/test_provider_info.py

@@ -30,7 +30,7 @@ def get_provider_info() -> dict[str, Any]:
             _modules("Katalis", "hooks.katalis"),
             _modules("gpt.ge", "hooks.gptge"),
         ],
-        "operators": [_modules("AI backgrounds", "operators.generate", "operators.land")],
+        "operators": [_modules("AI backgrounds", "operators.generate", "operators.land", "operators.catalogue")],
         "sensors": [_modules("AI backgrounds", "sensors.background")],
         "triggers": [_modules("AI backgrounds", "triggers.background")],
         "connection-types": [

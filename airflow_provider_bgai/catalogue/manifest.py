@@ -9,17 +9,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urljoin
 
 from airflow_provider_bgai.storage import Storage
 
 REQUIRED = ("sku", "image")
 MAX_SKU = 128
+MAX_LINE = 1 << 20
+MAX_LINES = 100
+"""Of one CSV row: quoted fields may hold line breaks."""
+
+_SCHEMES = ("s3://", "https://", "http://")
+_SPECIAL = re.compile(r"[/\\{}]")
 
 
 class ManifestError(ValueError):
@@ -44,91 +53,61 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that cannot be used, and why."""
+    """A row that cannot be used, and why.
+
+    :param sku: None where the row has none of its own: it is missing, or belongs to an earlier row.
+    """
 
     row: int
     sku: str | None
     message: str
 
 
-def read_manifest(uri: str, storage: Storage) -> Iterator[Product | RefusedRow]:
-    """Products and refused rows in the file's order.
+class Manifest:
+    """A manifest on local disk: iterate over it for products and refused rows in the file's order, as often as needed.
 
-    :param uri: ``s3://…``, ``https://…`` or a path, ending in ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
-    :raises ManifestError: before the first row, if the file as a whole cannot be used.
+    :param uri: where it came from, without a query (signatures stand there).
     """
-    suffix = Path(uri.partition("?")[0]).suffix.lower()
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".parquet": _parquet_rows}
-    if suffix not in readers:
-        raise ManifestError(f"{uri}: must end in one of {', '.join(readers)}")
-    seen: set[str] = set()
-    with _open(uri, storage) as file:
-        for row, values in readers[suffix](uri, file):
-            if isinstance(values, str):
-                yield RefusedRow(row, None, f"{uri}, row {row}: {values}")
-                continue
-            yield _check(uri, row, values, seen)
 
+    def __init__(self, uri: str, reader: Reader, path: str) -> None:
+        self.uri = uri
+        self._reader = reader
+        self._path = path
 
-def _check(uri: str, row: int, values: Mapping[str, Any], seen: set[str]) -> Product | RefusedRow:
-    fields = {name: _text(value) for name, value in values.items()}
-    sku, image = fields.get("sku", "").strip(), fields.get("image", "").strip()
-
-    def refused(field: str, value: str, rule: str) -> RefusedRow:
-        return RefusedRow(row, sku or None, f"{uri}, row {row}, {field}={value[:80]!r}: {rule}")
-
-    for name, value in fields.items():
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            return refused(name, ascii(value), "is not UTF-8 text")
-    if (problem := sku_problem(sku)) is not None:
-        return refused("sku", sku, problem)
-    if sku in seen:
-        return refused("sku", sku, "stands in an earlier row already; each SKU may stand in one row only")
-    if not image:
-        return refused("image", image, "is empty; it must be a path, an s3:// or an https:// address")
-    seen.add(sku)
-    return Product(sku, _resolve(uri, image), fields | {"sku": sku, "image": image}, row)
-
-
-def sku_problem(sku: str) -> str | None:
-    """Why a SKU may not become part of an S3 key or a file name; None if it may."""
-    if not sku:
-        return "is empty"
-    if len(sku) > MAX_SKU:
-        return f"has {len(sku)} characters; at most {MAX_SKU}"
-    if any(ord(char) < 32 or ord(char) == 127 for char in sku):
-        return "contains control characters"
-    if any(char in sku for char in "/\\{}"):
-        return "contains a character with a meaning in paths or templates: / \\ { }"
-    if sku in (".", "..") or sku.startswith("_bgai"):
-        return "is reserved"
-    return None
-
-
-def _resolve(manifest: str, image: str) -> str:
-    if "://" in image or image.startswith("/"):
-        return image
-    return f"{manifest.partition('?')[0].rpartition('/')[0] or '.'}/{image}"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
+    def __iter__(self) -> Iterator[Product | RefusedRow]:
+        """:raises ManifestError: before the first row, if the file as a whole cannot be used."""
+        seen: set[str] = set()
+        with Path(self._path).open("rb") as file:
+            for row, values in self._reader(self.uri, file):
+                if isinstance(values, str):
+                    yield _refused(self.uri, row, None, f": {values}")
+                else:
+                    yield _check(self.uri, row, values, seen)
 
 
 @contextmanager
-def _open(uri: str, storage: Storage) -> Iterator[IO[bytes]]:
-    """The file on local disk: a network stream that breaks off in the middle would lose a whole plan."""
+def open_manifest(uri: str, storage: Storage) -> Iterator[Manifest]:
+    """A manifest, copied to local disk: a stream that breaks off in the middle would lose a whole plan.
+
+    :param uri: ``s3://…``, ``https://…`` or a path, ending in ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
+    :raises ManifestError: if there is no such file, or its name has no known ending.
+    """
+    shown = uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+    readers: dict[str, Reader] = {
+        ".csv": _csv_rows,
+        ".jsonl": _json_rows,
+        ".ndjson": _json_rows,
+        ".parquet": _parquet_rows,
+    }
+    suffix = Path(shown).suffix.lower()
+    if suffix not in readers:
+        raise ManifestError(f"{shown}: must end in one of {', '.join(readers)}")
     if "://" not in uri:
         if not Path(uri).is_file():
             raise ManifestError(f"{uri}: there is no such file")
-        with Path(uri).open("rb") as file:
-            yield file
+        yield Manifest(uri, readers[suffix], uri)
         return
-    with tempfile.TemporaryFile() as copy:
+    with tempfile.NamedTemporaryFile() as copy:
         if uri.startswith("s3://"):
             try:
                 storage.download(uri, copy)
@@ -137,9 +116,94 @@ def _open(uri: str, storage: Storage) -> Iterator[IO[bytes]]:
         elif uri.startswith(("http://", "https://")):
             _fetch(uri, copy)
         else:
-            raise ManifestError(f"{uri}: must be a path, an s3:// or an https:// address")
-        copy.seek(0)
-        yield copy
+            raise ManifestError(f"{shown}: must be a path, an s3:// or an https:// address")
+        copy.flush()
+        yield Manifest(shown, readers[suffix], copy.name)
+
+
+def read_manifest(uri: str, storage: Storage) -> Iterator[Product | RefusedRow]:
+    """Products and refused rows, once; see :func:`open_manifest`."""
+    with open_manifest(uri, storage) as manifest:
+        yield from manifest
+
+
+def _check(uri: str, row: int, values: Mapping[str, Any], seen: set[str]) -> Product | RefusedRow:
+    fields = {name: _text(value) for name, value in values.items()}
+    sku, image = fields.get("sku", "").strip(), fields.get("image", "").strip()
+
+    def refused(field: str, value: str, rule: str) -> RefusedRow:
+        return _refused(uri, row, sku, f", {field}={value[:80]!r}: {rule}")
+
+    try:
+        "".join([*fields, *fields.values()]).encode()
+    except UnicodeEncodeError:
+        name, value = next(item for item in fields.items() if not _is_text("".join(item)))
+        return refused(name, value, "is not UTF-8 text")
+    if (problem := sku_problem(sku)) is not None:
+        return refused("sku", sku, problem)
+    if sku in seen:
+        rule = "stands in an earlier row already; each SKU may stand in one row only"
+        return _refused(uri, row, None, f", sku={sku!r}: {rule}")
+    seen.add(sku)
+    if not image:
+        return refused("image", image, "is empty; it must be a path, an s3:// or an https:// address")
+    image = _resolve(uri, image)
+    if "://" in image and not image.startswith(_SCHEMES):
+        return refused("image", image, "must be a path, an s3:// or an https:// address")
+    fields["sku"], fields["image"] = sku, image
+    return Product(sku, image, fields, row)
+
+
+def _refused(uri: str, row: int, sku: str | None, message: str) -> RefusedRow:
+    # What is not UTF-8 in the file must not break the files and logs it is reported in.
+    sku, message = (text.encode("utf-8", "backslashreplace").decode() for text in (sku or "", message))
+    return RefusedRow(row, sku or None, f"{uri}, row {row}{message}")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sku_problem(sku: str) -> str | None:
+    """Why a SKU may not become part of an S3 key or a file name; None if it may."""
+    if not sku:
+        return "is empty"
+    if len(sku) > MAX_SKU:
+        return f"has {len(sku)} characters; at most {MAX_SKU}"
+    if not sku.isprintable():
+        return "contains control or other invisible characters"
+    if _SPECIAL.search(sku):
+        return "contains a character with a meaning in paths or templates: / \\ { }"
+    if sku in (".", "..") or sku.lower().startswith("_bgai"):
+        return "is reserved"
+    return None
+
+
+def _resolve(manifest: str, image: str) -> str:
+    if "://" in image:
+        return image
+    if manifest.startswith(("http://", "https://")):
+        return urljoin(manifest, image)  # what comes from the web names no files of this machine
+    if image.startswith("/"):
+        return image
+    folder, slash, _ = manifest.rpartition("/")
+    return f"{folder}{slash}{image}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, str) else str(value)
 
 
 def _fetch(uri: str, file: IO[bytes]) -> None:
@@ -150,45 +214,95 @@ def _fetch(uri: str, file: IO[bytes]) -> None:
             response.raise_for_status()
             for chunk in response.iter_bytes(1 << 20):
                 file.write(chunk)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         # The URL without its query: signatures stand there.
         raise ManifestError(f"{uri.partition('?')[0]}: cannot be fetched: {type(error).__name__}") from None
 
 
 # Each reader yields (row number, values by column) or (row number, what is wrong with the row).
 Rows = Iterator[tuple[int, Mapping[str, Any] | str]]
+Reader = Callable[[str, IO[bytes]], Rows]
 
 
 def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
     # Bytes that are not UTF-8 are let through as surrogates, so that only their own row is refused.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, strict=True)
+    lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    reader = csv.reader(lines, strict=True)
     try:
-        columns = reader.fieldnames or []
+        columns = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise ManifestError(f"{uri}: the header is not CSV: {error}") from None
     _check_columns(uri, columns)
     while True:
+        lines.taken.clear()
         try:
             values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, f"is not CSV: {error}"
+            yield lines.give_back(), f"is not CSV: {error}"
             continue
-        if None in values:
-            yield reader.line_num, f"has more than the {len(columns)} fields of the header"
+        if len(values) == len(columns):
+            yield lines.taken[0][0], dict(zip(columns, values, strict=True))
+        elif values:
+            yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
+
+
+class _Lines:
+    """Lines for the CSV reader, which can be given back.
+
+    A quotation mark too many makes a reader take the rows that follow for one long field. Then only the first line is
+    refused, and the others are read again.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._again: deque[tuple[int, str]] = deque()
+        self._number = 0
+        self.taken: list[tuple[int, str]] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if len(self.taken) == MAX_LINES:
+            raise csv.Error(f"a quoted field goes on for more than {MAX_LINES} lines")
+        if self._again:
+            line = self._again.popleft()
         else:
-            yield reader.line_num, values
+            self._number += 1
+            line = (self._number, self._text.readline(MAX_LINE))
+            if not line[1]:
+                raise StopIteration
+            if len(line[1]) == MAX_LINE:
+                while (rest := self._text.readline(MAX_LINE)) and not rest.endswith(("\n", "\r")):
+                    continue
+        self.taken.append(line)
+        if len(line[1]) == MAX_LINE:
+            raise csv.Error(f"the line is longer than {MAX_LINE:,} characters")
+        return line[1]
+
+    def give_back(self) -> int:
+        """Return all lines of a record but the first, whose number it is."""
+        (number, _), *others = self.taken
+        self._again.extendleft(reversed(others))
+        return number
 
 
 def _json_rows(uri: str, file: IO[bytes]) -> Rows:
-    for number, line in enumerate(file, start=1):
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                continue
+            yield number, f"is longer than {MAX_LINE:,} bytes"
+            continue
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield number, f"is not JSON: {error}"
             continue
         if isinstance(values, dict):
@@ -206,20 +320,28 @@ def _parquet_rows(uri: str, file: IO[bytes]) -> Rows:
 
     try:
         table = parquet.ParquetFile(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{uri}: is not Parquet: {error}") from None
-    _check_columns(uri, table.schema_arrow.names)
-    number = 0
-    for batch in table.iter_batches(batch_size=1000):
-        for values in batch.to_pylist():
-            number += 1
-            yield number, values
+        _check_columns(uri, table.schema_arrow.names)
+        number = 0
+        for batch in table.iter_batches(batch_size=1000):
+            for index in range(batch.num_rows):
+                number += 1
+                try:
+                    (values,) = batch.slice(index, 1).to_pylist()
+                except UnicodeDecodeError as error:
+                    yield number, f"is not UTF-8 text: {error}"
+                else:
+                    yield number, values
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ManifestError(f"{uri}: is not Parquet, or damaged: {error}") from None
 
 
-def _check_columns(uri: str, columns: Any) -> None:
+def _check_columns(uri: str, columns: Sequence[str]) -> None:
+    if not _is_text("".join(columns)):
+        raise ManifestError(f"{uri}: the header is not UTF-8 text")
     missing = [name for name in REQUIRED if name not in columns]
+    shown = ", ".join(ascii(name[:40]) for name in columns[:20]) or "none"
     if missing:
-        raise ManifestError(f"{uri}: column(s) {', '.join(missing)} missing; it has {', '.join(map(str, columns))}")
-    doubled = {name for name in columns if list(columns).count(name) > 1}
+        raise ManifestError(f"{uri}: column(s) {', '.join(missing)} missing; it has {shown}")
+    doubled = sorted(name for name, count in Counter(columns).items() if count > 1)
     if doubled:
-        raise ManifestError(f"{uri}: column(s) {', '.join(sorted(doubled))} stand in the header more than once")
+        raise ManifestError(f"{uri}: column(s) {', '.join(map(ascii, doubled))} stand in the header more than once")

@@ -24,8 +24,8 @@ class BackgroundTaskTrigger(BaseTrigger):
     """Poll tasks with one HTTP client until all have ended, landing gets urgent, or the deadline passes.
 
     Yields one event: ``{"action": "done" | "land" | "give_up" | "error", "succeeded": int, "failed": int,
-    "pending": int, "problems": {task ID: text}, "record": …, "deadline": …}``. It never fails the task itself: the worker
-    asks the vendor again and decides.
+    "pending": int, "problems": {task ID: text}, "record": …, "deadline": …}``. It never fails the task itself: the
+    worker asks the vendor again and decides.
 
     :param conn_id: the vendor's connection.
     :param task_ids: the vendor's task IDs.

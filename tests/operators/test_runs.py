@@ -77,12 +77,12 @@ def test_a_deleted_picture_is_bought_again(run, box, s3, folder):
 
 @pytest.mark.parametrize("waiting", ["impatient", "impatient_deferred"])
 def test_a_timeout_keeps_the_task_and_a_later_run_collects_it(run, box, s3, waiting, folder):
-    box.set_latency("picwish", 6)
+    box.fault("picwish", "server_error", times=1000, on="poll")
     assert run(f"generate_{waiting}")["state"] == "failed"
     (claim,) = records(s3, folder, "claims")
     assert claim["state"] == "submitted"
     assert claim["task_id"]
-    box.set_latency("picwish", 0.2)
+    box.clear_faults()
     done = run("generate_blocking")
     assert done["result"]["task_id"] == claim["task_id"]
     assert box.images_charged() == 1

@@ -1,0 +1,347 @@
+"""What to paint behind each product: templates over the manifest's columns, with overrides by category.
+
+A recipe is checked as a whole when it is loaded: unknown fields, broken templates and impossible values are found
+before anything is spent. What only a product can show (a column it does not have) is refused for that product alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from airflow_provider_bgai.catalogue.manifest import Product
+from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.models import BackgroundRequest
+from airflow_provider_bgai.storage import Storage, split_uri
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_SEED = 2**31 - 1
+MAX_KEY = 900
+"""Bytes of a stable key; S3 takes 1,024 with the destination's prefix."""
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used. Names the file, and path, value and rule of every wrong field."""
+
+
+def _template(text: Any) -> Any:
+    if isinstance(text, str):
+        try:
+            _compile(text)
+        except TemplateSyntaxError as error:
+            raise ValueError(f"is not a template: {error.message} (line {error.lineno})") from None
+    return text
+
+
+@lru_cache(maxsize=1024)
+def _compile(text: str) -> Any:
+    """A template, or None where the text is the same for every product."""
+    if not any(mark in text for mark in ("{{", "{%", "{#")):
+        return None
+    return _ENVIRONMENT.from_string(text)
+
+
+Text = Annotated[str, AfterValidator(_template)]
+
+
+class Seed(BaseModel):
+    """Where seeds come from.
+
+    :param policy: ``none``; ``fixed``: ``value`` for all; ``sku``, ``category``: worked out from it, so that the same
+        SKU or category always has the same seed.
+    :param value: the seed itself (``fixed``), or any number that turns all the others into new ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Literal["none", "fixed", "sku", "category"] = "none"
+    value: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Seed:
+        if self.policy == "fixed" and (self.value is None or not 1 <= self.value <= MAX_SEED):
+            raise ValueError(f"policy 'fixed' needs a value from 1 to {MAX_SEED}")
+        if self.policy == "none" and self.value is not None:
+            raise ValueError("policy 'none' takes no value; for one seed for all, use policy 'fixed'")
+        return self
+
+    def of(self, sku: str, category: str) -> int | None:
+        """The seed of a product."""
+        if self.policy in ("none", "fixed"):
+            return self.value
+        key = f"{self.policy}\0{sku if self.policy == 'sku' else category}\0{self.value or ''}"
+        return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % MAX_SEED
+
+
+class Style(BaseModel):
+    """What may differ by category. Texts are Jinja templates over the product's columns.
+
+    :param prompt, negative_prompt, count, template, guidance_image, guidance_scale, options: as in
+        :class:`~airflow_provider_bgai.models.BackgroundRequest`.
+    :param name: the picture's key below the destination, with ``{ext}``, and ``{index}`` where there are several.
+        Left out, it is the SKU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prompt: Text | None = None
+    negative_prompt: Text | None = None
+    seed: Seed = Seed()
+    count: int = Field(default=1, ge=1)
+    template: Text | int | None = None
+    guidance_image: Text | None = None
+    guidance_scale: float | None = Field(default=None, ge=0, le=1)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    name: Text | None = None
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Style:
+        for option, value in self.options.items():
+            try:
+                _template(value)
+            except ValueError as error:
+                raise ValueError(f"options[{option!r}] {error}") from None
+        return self
+
+
+class Recipe(Style):
+    """A recipe: a :class:`Style` for all products, and what differs by category.
+
+    :param version: the recipe's own version, for readers of plans and reports.
+    :param priority: the column with each product's priority (a number, higher is bought first); None: the file's order.
+    :param category: the column with each product's category.
+    :param categories: overrides by category. A field given there replaces the recipe's; the others hold.
+    """
+
+    version: int = 1
+    priority: str | None = None
+    category: str = "category"
+    categories: dict[str, Style] = Field(default_factory=dict)
+
+    _where: str = PrivateAttr("recipe")
+    _painters: dict[str, _Painter] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Recipe:
+        for category in (None, *self.categories):
+            style = self.style(category)
+            place = f"categories.{category}: " if category is not None else ""
+            if style.name is not None and style.count > 1 and "{index}" not in style.name:
+                raise ValueError(
+                    f"{place}name={style.name!r} needs {{index}}, or {style.count} pictures would overwrite each other"
+                )
+            if style.name is not None and not style.name.strip():
+                raise ValueError(f"{place}name={style.name!r} is empty")
+        return self
+
+    def style(self, category: str | None) -> Style:
+        """What holds for a category."""
+        own = {name: getattr(self, name) for name in Style.model_fields}
+        other = self.categories.get(category) if category is not None else None
+        if other is not None:
+            own |= {name: getattr(other, name) for name in other.model_fields_set}
+        return Style.model_construct(**own)
+
+    @property
+    def digest(self) -> str:
+        """Names the recipe as a whole: another digest means that something in it changed."""
+        return _digest(self.model_dump(mode="json"))
+
+    def digest_of(self, category: str) -> str:
+        """Names what holds for a category: a change for another one leaves it alone."""
+        return _digest({**self.style(category).model_dump(mode="json"), "version": self.version})
+
+    def category_of(self, product: Product) -> str:
+        """The product's category. :raises InvalidRequestError: if the recipe needs one and there is no such column."""
+        if self.category in product.fields:
+            return product.fields[self.category].strip()
+        if self.categories or self.seed.policy == "category":
+            raise self._refuse(product, "category", f"{self.category!r} is not a column of the manifest")
+        return ""
+
+    def priority_of(self, product: Product) -> float:
+        """The product's priority; 0 where it has none. :raises InvalidRequestError: if it is no number."""
+        if self.priority is None:
+            return 0.0
+        if self.priority not in product.fields:
+            raise self._refuse(product, "priority", f"{self.priority!r} is not a column of the manifest")
+        text = product.fields[self.priority].strip()
+        try:
+            number = float(text or 0)
+        except ValueError:
+            number = float("nan")
+        if not abs(number) < float("inf"):
+            raise self._refuse(product, "priority", f"{self.priority}={text[:80]!r} is not a number")
+        return number
+
+    def request(self, product: Product) -> BackgroundRequest:
+        """The request for a product. :raises InvalidRequestError: naming recipe, field, SKU and row."""
+        category = self.category_of(product)
+        return self._painter(category).request(self, product, category)
+
+    def name_of(self, product: Product) -> str:
+        """The product's stable key below the destination, with ``{index}`` and ``{ext}`` still in it.
+
+        :raises InvalidRequestError: if it is not safe as a key.
+        """
+        name = self._painter(self.category_of(product)).name(self, product)
+        problem = _key_problem(name)
+        if problem:
+            raise self._refuse(product, "name", f"{name[:120]!r} {problem}")
+        return name
+
+    def _painter(self, category: str) -> _Painter:
+        known = category if category in self.categories else ""
+        if known not in self._painters:
+            self._painters[known] = _Painter.of(self.style(category))
+        return self._painters[known]
+
+    def _refuse(self, product: Product, field: str, problem: str) -> InvalidRequestError:
+        return InvalidRequestError(f"{self._where}, {field}: SKU {product.sku!r} (row {product.row}): {problem}")
+
+    def _render(self, product: Product, field: str, text: str) -> str:
+        template = _compile(text)
+        if template is None:
+            return text
+        try:
+            return template.render(product.fields)
+        except UndefinedError as error:
+            columns = ", ".join(product.fields)
+            raise self._refuse(product, field, f"{error.message}; the manifest's columns are {columns}") from None
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._refuse(product, field, f"{type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Painter:
+    """A style made ready for many products: what is a template, and what is the same for all."""
+
+    texts: Mapping[str, str]
+    constant: Mapping[str, Any]
+    options: Mapping[str, Any]
+    seed: Seed
+    key: str
+
+    @classmethod
+    def of(cls, style: Style) -> _Painter:
+        fields = ("prompt", "negative_prompt", "template", "guidance_image")
+        values = {name: getattr(style, name) for name in fields if getattr(style, name) is not None}
+        texts = {name: value for name, value in values.items() if isinstance(value, str) and _compile(value)}
+        constant = {name: value for name, value in values.items() if name not in texts}
+        constant |= {"count": style.count, "guidance_scale": style.guidance_scale}
+        key = style.name or ("{{ sku }}.{ext}" if style.count == 1 else "{{ sku }}-{index}.{ext}")
+        return cls(texts, constant, style.options, style.seed, key)
+
+    def request(self, recipe: Recipe, product: Product, category: str) -> BackgroundRequest:
+        texts: dict[str, Any] = {name: recipe._render(product, name, text) for name, text in self.texts.items()}
+        options = {
+            name: recipe._render(product, f"options[{name!r}]", value) if isinstance(value, str) else value
+            for name, value in self.options.items()
+        }
+        try:
+            return BackgroundRequest(
+                product.image, **self.constant, **texts, options=options, seed=self.seed.of(product.sku, category)
+            )
+        except InvalidRequestError as error:
+            raise recipe._refuse(product, "request", str(error)) from None
+
+    def name(self, recipe: Recipe, product: Product) -> str:
+        if self.key == "{{ sku }}.{ext}":
+            return f"{product.sku}.{{ext}}"
+        return recipe._render(product, "name", self.key)
+
+
+def load_recipe(recipe: str | Mapping[str, Any], storage: Storage) -> Recipe:
+    """A recipe, checked as a whole.
+
+    :param recipe: a mapping; or a path or ``s3://`` URI ending in ``.yaml``, ``.yml`` or ``.json``; or YAML text
+        of more than one line.
+    :raises RecipeError: naming every wrong field.
+    """
+    import yaml
+
+    where = "recipe"
+    if isinstance(recipe, str):
+        text: str | bytes = recipe
+        if "\n" not in recipe:
+            where, text = recipe, _read(recipe, storage)
+        try:
+            recipe = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise RecipeError(f"{where}: is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, Mapping):
+        raise RecipeError(f"{where}: must be a mapping of fields like prompt and count, not {type(recipe).__name__}")
+    try:
+        loaded = Recipe.model_validate(dict(recipe))
+    except ValidationError as error:
+        raise RecipeError("\n".join(_problem(where, item, recipe) for item in error.errors())) from None
+    loaded._where = where
+    return loaded
+
+
+def _read(uri: str, storage: Storage) -> bytes:
+    if Path(uri).suffix.lower() not in SUFFIXES:
+        raise RecipeError(f"recipe={uri[:200]!r}: must be a mapping, or a file ending in {', '.join(SUFFIXES)}")
+    try:
+        if uri.startswith("s3://"):
+            return storage.read(uri)
+        return Path(uri).read_bytes()
+    except FileNotFoundError:
+        raise RecipeError(f"{uri}: there is no such recipe") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{uri}: cannot be read: {error}") from None
+
+
+def _problem(where: str, error: Any, recipe: Mapping[str, Any]) -> str:
+    # Of a union (text or number) the path names the member that was tried as well; a reader looks for the field.
+    members = {"str", "int", "function-after[_template(), str]", "constrained-str"}
+    path = [str(part) for part in error["loc"] if str(part) not in members]
+    value: Any = recipe
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    shown = f"={json.dumps(value, default=str)[:80]}" if path and not isinstance(value, Mapping) else ""
+    rules = {"extra_forbidden": "there is no such field"}
+    message = rules.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{where}, {'.'.join(path)}{shown}: {message}" if path else f"{where}: {message}"
+
+
+def _key_problem(name: str) -> str | None:
+    rest = name.replace("{index}", "1").replace("{ext}", "png")
+    if "{" in rest or "}" in rest or "\\" in rest:
+        return "may hold {index} and {ext}, and no other braces or backslashes"
+    if not rest or rest.endswith("/"):
+        return "must name a picture, not a folder"
+    if rest.partition("/")[0].lower() == "_bgai":
+        return "is reserved: _bgai/ holds the records"
+    try:
+        split_uri(f"s3://bucket/{rest}")
+        long = len(rest.encode()) > MAX_KEY
+    except InvalidRequestError as error:
+        return str(error).rpartition(": ")[2]
+    except UnicodeEncodeError:
+        return "is not UTF-8 text"
+    return f"is longer than {MAX_KEY} bytes" if long else None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

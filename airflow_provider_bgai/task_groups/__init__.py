@@ -1,0 +1,1 @@
+"""Whole nightly runs as one line of a DAG."""

@@ -1,0 +1,96 @@
+"""The nightly run in one line: plan, generate, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import Asset, TaskGroup
+
+from airflow_provider_bgai.operators.catalogue import (
+    GenerateCatalogueOperator,
+    PlanCatalogueOperator,
+    PublishCatalogueOperator,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.catalogue.purchase import OnUnknownOutcome
+
+
+class CatalogueTaskGroup(TaskGroup):
+    """Regenerate a shop's catalogue imagery: buy what changed, once, within the budget, and publish it as a whole.
+
+    ``plan`` writes what is wanted, ``generate`` is mapped over the plan's shards, ``publish`` moves the pictures to
+    their stable keys and emits an asset event for ``destination`` with the counts.
+
+    :param manifest, recipe, destination, conn_id, budget, shard_size, only, limit, aws_conn_id: see
+        :class:`~airflow_provider_bgai.operators.catalogue.PlanCatalogueOperator`.
+    :param parallel_shards: how many shards run side by side; they share the connection's rate and slots.
+    :param in_flight, deferrable, timeout, on_unknown_outcome: see
+        :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
+    :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
+    :param outlets: assets to be updated by publishing; None for one named by the destination.
+    """
+
+    def __init__(
+        self,
+        group_id: str = "catalogue",
+        *,
+        manifest: str,
+        recipe: str | Mapping[str, Any],
+        destination: str,
+        conn_id: str | Sequence[str],
+        budget: Mapping[str, Any] | None = None,
+        shard_size: int = 100,
+        only: str | Sequence[str] = "changed",
+        limit: int | str | None = None,
+        parallel_shards: int = 2,
+        in_flight: int = 64,
+        deferrable: bool | None = None,
+        timeout: float = 1800,
+        on_unknown_outcome: OnUnknownOutcome = "hold",
+        max_failure_ratio: float = 0.2,
+        outlets: Sequence[Any] | None = None,
+        aws_conn_id: str | None = "aws_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(group_id=group_id, **kwargs)
+        if outlets is None:
+            # A templated destination has no name before the run.
+            outlets = [Asset(uri=destination)] if "{" not in destination else []
+        with self:
+            plan = PlanCatalogueOperator(
+                task_id="plan",
+                manifest=manifest,
+                recipe=recipe,
+                destination=destination,
+                conn_id=conn_id,
+                budget=budget,
+                shard_size=shard_size,
+                only=only,
+                limit=limit,
+                on_unknown_outcome=on_unknown_outcome,
+                aws_conn_id=aws_conn_id,
+            )
+            generate = GenerateCatalogueOperator.partial(
+                task_id="generate",
+                conn_id=conn_id,
+                budget=budget,
+                in_flight=in_flight,
+                parallel_shards=parallel_shards,
+                timeout=timeout,
+                on_unknown_outcome=on_unknown_outcome,
+                aws_conn_id=aws_conn_id,
+                max_active_tis_per_dagrun=parallel_shards,
+                **({} if deferrable is None else {"deferrable": deferrable}),
+            ).expand(shard=plan.output)
+            publish = PublishCatalogueOperator(
+                task_id="publish",
+                plan=plan.output["plan"],  # type: ignore[arg-type, index]  # resolved when it runs
+                max_failure_ratio=max_failure_ratio,
+                aws_conn_id=aws_conn_id,
+                outlets=list(outlets),
+                # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
+                trigger_rule="all_done",
+            )
+            generate >> publish

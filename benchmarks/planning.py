@@ -1,0 +1,161 @@
+"""The second night: a catalogue of 100,000 products that are all landed. How long planning takes, and how much memory.
+
+Every product has an image, a claim and a landed record in a real S3, as after a first night. Putting those 300,000
+small objects there takes some minutes; fewer products may be given: ``python -m benchmarks.planning 10000``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from benchmarks.memory import MB
+from demo.services import S3Service, seaweedfs
+
+PRODUCTS = 100_000
+SECONDS, MEGABYTES = 30, 300
+WRITERS = 3
+CATEGORIES = ("footwear", "music", "kitchen", "garden")
+RECIPE = {
+    "version": 3,
+    "prompt": "{{ title }} on a {{ surface }}, soft morning light, studio quality",
+    "negative_prompt": "people, text",
+    "priority": "margin",
+    "categories": {"garden": {"prompt": "{{ title }} in a garden in spring"}},
+}
+
+
+def manifest(products: int) -> bytes:
+    """A product list with seven columns."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["sku", "image", "title", "category", "surface", "margin", "colour"])
+    for number in range(products):
+        category = CATEGORIES[number % len(CATEGORIES)]
+        row = [f"SKU-{number:06}", f"images/product-{number:06}.png", f"Product number {number}", category]
+        writer.writerow([*row, "wooden table", number % 97, "blue"])
+    return text.getvalue().encode()
+
+
+def put(s3: S3Service, objects: list[tuple[str, bytes]]) -> None:
+    """Put objects there with several processes: one alone spends its time in signing."""
+    parts = [objects[start::WRITERS] for start in range(WRITERS)]
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_put, args=(s3, part)) for part in parts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        if writer.exitcode:
+            raise SystemExit("the objects could not be written")
+
+
+def _put(s3: S3Service, objects: list[tuple[str, bytes]]) -> None:
+    # Bare requests: boto3's own put takes ten times the processor time.
+    auth = S3SigV4Auth(Credentials(s3.access_key, s3.secret_key), "s3", "us-east-1")
+
+    def work(part: list[tuple[str, bytes]]) -> None:
+        connection = HTTPConnection(s3.endpoint.removeprefix("http://"))
+        for key, body in part:
+            request = AWSRequest("PUT", f"{s3.endpoint}/{s3.bucket}/{key}", data=body)
+            auth.add_auth(request)
+            connection.request("PUT", f"/{s3.bucket}/{key}", body, dict(request.headers.items()))
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise SystemExit(answer.read().decode())
+            answer.read()
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(work, [objects[start::4] for start in range(4)]):
+            pass
+
+
+def plan(bucket: str, run: str) -> None:
+    """Plan in a process of its own, as a task does; print what it took."""
+    from airflow_provider_bgai.catalogue.plan import make_plan
+    from airflow_provider_bgai.hooks import get_hook
+    from airflow_provider_bgai.storage import Storage
+
+    storage = Storage()
+    _ = storage.client
+    hooks = [get_hook("picwish_default")]
+    _ = hooks[0].settings
+    began = time.perf_counter()
+    made = make_plan(
+        manifest=f"s3://{bucket}/products.csv",
+        recipe=RECIPE,
+        destination=f"s3://{bucket}/shop",
+        hooks=hooks,
+        storage=storage,
+        run=run,
+        now=time.time(),
+    )
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak, "plan": made.model_dump(mode="json")}))
+
+
+def night(s3: S3Service, run: str) -> dict[str, object]:
+    """One night's plan, and its line in the benchmark's output."""
+    command = [sys.executable, "-m", "benchmarks.planning", "--plan", s3.bucket, run]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    took = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{run}: {took['plan']['counts']}, {took['plan']['calls']} paid calls, price {took['plan']['price']}: "
+        f"{took['seconds']:.1f} s (limit {SECONDS}), peak {took['peak'] / MB:.0f} MB of the whole process "
+        f"(limit {MEGABYTES})",
+        flush=True,
+    )
+    return took["plan"]
+
+
+def landed(s3: S3Service, shards: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Claims and landed records of everything in the shards."""
+    client = s3.client()
+    for uri in shards:
+        key = uri.removeprefix(f"s3://{s3.bucket}/")
+        for line in client.get_object(Bucket=s3.bucket, Key=key)["Body"].read().splitlines():
+            for kind in ("claims", "landed"):
+                yield f"shop/_bgai/{kind}/{json.loads(line)['fingerprint']}", b"{}"
+
+
+def main() -> None:
+    products = int(sys.argv[1]) if len(sys.argv) > 1 else PRODUCTS
+    with tempfile.TemporaryDirectory() as folder, seaweedfs(Path(folder)) as s3:
+        extra = {"allow_private_hosts": True, "price_per_image": "0.05"}
+        picwish = {"conn_type": "bgai_picwish", "password": "a-secret-key", "extra": extra}
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = s3.aws_connection()
+        os.environ["AIRFLOW_CONN_PICWISH_DEFAULT"] = json.dumps(picwish)
+        began = time.perf_counter()
+        put(s3, [(f"images/product-{number:06}.png", b"%d" % number) for number in range(products)])
+        put(s3, [("products.csv", manifest(products))])
+        print(f"{products:,} images in S3 after {time.perf_counter() - began:.0f} s", flush=True)
+        first = night(s3, "first-night")
+        began = time.perf_counter()
+        put(s3, list(landed(s3, list(first["shards"]))))  # type: ignore[call-overload]
+        print(f"all claimed and landed after {time.perf_counter() - began:.0f} s", flush=True)
+        night(s3, "second-night")
+        night(s3, "third-night")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--plan"]:
+        plan(sys.argv[2], sys.argv[3])
+    else:
+        main()

@@ -1,0 +1,33 @@
+"""The nightly run, as the tests run it; what it is about is given when it is triggered."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_bgai.operators.catalogue import RollbackCatalogueOperator
+from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
+
+CATALOGUE_PARAMS = {
+    "manifest": "s3://catalogue/products.csv",
+    "recipe": "s3://catalogue/recipe.yaml",
+    "destination": "s3://catalogue/shop",
+    "conn_id": "picwish_default",
+    "budget": {},
+    "only": "changed",
+    "limit": None,
+    "max_failure_ratio": 0.2,
+}
+NIGHT = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS}
+
+for deferrable, waiting in ((False, "blocking"), (True, "deferred")):
+    with DAG(
+        f"catalogue_{waiting}",
+        schedule=None,
+        params=CATALOGUE_PARAMS,
+        render_template_as_native_obj=True,
+        is_paused_upon_creation=False,
+    ):
+        CatalogueTaskGroup("catalogue", **NIGHT, shard_size=5, deferrable=deferrable, parallel_shards=2)
+
+with DAG("catalogue_rollback", schedule=None, params=CATALOGUE_PARAMS, is_paused_upon_creation=False):
+    RollbackCatalogueOperator(task_id="rollback", destination=NIGHT["destination"])

@@ -1,0 +1,152 @@
+"""Nights of a catalogue in real DAG runs: plan, generate, publish, roll back."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from tests.dags.catalogue import CATALOGUE_PARAMS
+
+RECIPE = """
+version: 1
+prompt: "{{ title }} on a table"
+categories:
+  toys: {prompt: "{{ title }} on a rug"}
+"""
+
+
+@pytest.fixture
+def shop(s3, request) -> str:
+    return f"s3://{s3.bucket}/{request.node.name.replace('[', '-').replace(']', '')}"
+
+
+@pytest.fixture
+def catalogue(upload, product, shop):
+    """``catalogue(6)`` uploads a manifest of six products, their images and a recipe."""
+    folder = shop.partition("//")[2].partition("/")[2] + "-source"
+
+    def make(count: int, *, titles: dict[int, str] | None = None, recipe: str = RECIPE, extra_rows: str = "") -> dict:
+        rows = io.StringIO()
+        writer = csv.writer(rows)
+        writer.writerow(["sku", "image", "title", "category"])
+        for number in range(count):
+            title = (titles or {}).get(number, f"Thing {number}")
+            writer.writerow([f"SKU-{number}", "product.png", title, "toys" if number % 2 else "tools"])
+        upload(f"{folder}/product.png", product)
+        manifest = upload(f"{folder}/products.csv", (rows.getvalue() + extra_rows).encode(), "text/csv")
+        return {
+            "manifest": manifest,
+            "recipe": upload(f"{folder}/recipe.yaml", recipe.encode(), "application/yaml"),
+            "destination": shop,
+        }
+
+    return make
+
+
+@pytest.fixture
+def night(dags, box, s3, connections):
+    """Run a night; what each task returned, by task ID."""
+
+    def run(waiting: str = "blocking", dag_id: str | None = None, **conf) -> dict:
+        dag_run = dags[dag_id or f"catalogue_{waiting}"].test(run_conf=CATALOGUE_PARAMS | conf)
+        found = {"state": str(dag_run.state)}
+        for instance in dag_run.get_task_instances():
+            name = instance.task_id.rpartition(".")[2]
+            key = "plan" if name == "plan" else "return_value"
+            value = instance.xcom_pull(
+                task_ids=instance.task_id, run_id=dag_run.run_id, map_indexes=instance.map_index, key=key
+            )
+            found.setdefault(name, []).append(value)
+        return found
+
+    return run
+
+
+def names(s3, shop: str) -> list[str]:
+    """What the shop reads."""
+    prefix = shop.partition("//")[2].partition("/")[2] + "/"
+    found = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix).get("Contents", [])
+    return sorted(item["Key"].removeprefix(prefix) for item in found if "/_bgai/" not in item["Key"])
+
+
+@pytest.mark.parametrize("waiting", ["blocking", "deferred"])
+def test_a_first_night_buys_everything_and_a_second_one_nothing(night, catalogue, box, s3, shop, waiting):
+    products = catalogue(6)
+    first = night(waiting, **products)
+    assert first["state"] == "success"
+    assert len(first["generate"]) == 2  # two shards
+    assert names(s3, shop) == [f"SKU-{number}.png" for number in range(6)]
+    assert box.images_charged() == 6
+    assert first["publish"][0]["outcomes"] == {"bought": 6}
+
+    second = night(waiting, **products)
+    assert second["state"] == "success"
+    assert second["plan"][0]["counts"] == {"unchanged": 6}
+    assert second["publish"][0]["outcomes"] == {"unchanged": 6}
+    assert box.images_charged() == 6
+
+
+def test_exactly_what_changed_is_bought_again(night, catalogue, box):
+    night(**catalogue(6))
+    changed = night(**catalogue(6, titles={2: "Another thing", 5: "A third"}))
+    assert changed["plan"][0]["counts"] == {"changed": 2, "unchanged": 4}
+    assert changed["plan"][0]["changed"] == {"prompt": 2}
+    assert box.images_charged() == 8
+
+
+def test_a_wrong_row_is_reported_and_stops_no_other(night, catalogue, box, s3, shop):
+    rows = "../evil,product.png,Evil,toys\r\nSKU-0,product.png,Twice,toys\r\nSKU-9,nothing.png,Gone,toys\r\n"
+    done = night(**catalogue(4, extra_rows=rows), max_failure_ratio=0.9)
+    assert done["state"] == "success"
+    assert done["plan"][0]["counts"] == {"new": 4, "refused": 3}
+    assert names(s3, shop) == [f"SKU-{number}.png" for number in range(4)]
+
+
+def test_a_wrong_recipe_fails_before_anything_is_spent(night, catalogue, box):
+    done = night(**catalogue(2, recipe="version: 1\nprompt: '{{ title'\n"))
+    assert done["state"] == "failed"
+    assert box.requests == []
+
+
+def test_a_recipe_that_asks_for_an_unknown_column_refuses_every_product(night, catalogue, box):
+    done = night(**catalogue(2, recipe="version: 1\nprompt: '{{ titel }}'\n"))
+    assert done["plan"][0]["counts"] == {"refused": 2}
+    assert box.requests == []
+
+
+def test_a_budget_is_kept_and_the_rest_waits_for_the_next_night(night, catalogue, box, s3, shop):
+    products = catalogue(6)
+    tight = night(**products, budget={"run": {"pictures": 4}})
+    assert tight["plan"][0]["counts"]["over_budget"] == 2
+    assert box.images_charged() == 4
+    night(**products, budget={"run": {"pictures": 4}})
+    assert box.images_charged() == 6
+    assert len(names(s3, shop)) == 6
+
+
+def test_too_many_failures_publish_nothing_and_lose_nothing(night, catalogue, box, s3, shop):
+    products = catalogue(4)
+    for _ in range(3):
+        box.fault("picwish", "state_-7", times=1, on="submit")
+    assert night(**products)["state"] == "failed"
+    assert names(s3, shop) == []
+    assert night(**products)["state"] == "success"
+    assert len(names(s3, shop)) == 4
+    assert box.images_charged() == 4
+
+
+def test_a_rollback_restores_what_the_shop_showed_before(night, catalogue, s3, shop):
+    night(**catalogue(2))
+    client, key = s3.client(), f"{shop.partition('//')[2].partition('/')[2]}/SKU-0.png"
+    before = client.get_object(Bucket=s3.bucket, Key=key)["Body"].read()
+    night(**catalogue(2, titles={0: "Something else"}))
+    assert client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() != before
+    night(dag_id="catalogue_rollback", destination=shop)
+    assert client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() == before
+
+
+def test_a_list_of_skus_buys_only_those(night, catalogue, box):
+    night(**catalogue(5), only=["SKU-1", "SKU-3"])
+    assert box.images_charged() == 2
