@@ -7,7 +7,7 @@ BIN_211 := .venv-2.11/bin
 AIRFLOW := apache-airflow==3.3.2
 AIRFLOW_211 := apache-airflow==2.11.2
 
-.PHONY: help demo ui test test-2.11 lint format bench constraints clean
+.PHONY: help demo ui test test-2.11 lint format bench chaos constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo 'make ui         the same, and Airflow stays up until Ctrl-C'
 	@echo 'make test       all tests; make test-2.11: the smoke test on Airflow 2.11'
 	@echo 'make lint       ruff and mypy; make format: let ruff rewrite'
-	@echo 'make bench      memory and time of a thousand waiting tasks and of a 50 MB picture'
+	@echo 'make bench      memory and time: a thousand waiting tasks, a 50 MB picture, 100,000 planned, 1,000 generated'
+	@echo 'make chaos      1,000 pictures through faults of every kind, the worker killed 50 times'
 	@echo 'make constraints, make clean'
 
 demo: .venv/ready
@@ -42,6 +43,11 @@ format: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.landing
+	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.generate
+
+chaos: .venv/ready
+	$(BIN)/python -m benchmarks.chaos
 
 # The stamps: an environment is made again when what it is made from changes.
 .venv/ready: pyproject.toml constraints.txt

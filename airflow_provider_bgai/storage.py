@@ -159,6 +159,11 @@ class Storage:
             raise
         return answer["ETag"]
 
+    def delete(self, uri: str) -> None:
+        """Remove an object; no error if there is none."""
+        bucket, key = split_uri(uri)
+        self.client.delete_object(Bucket=bucket, Key=key)
+
     def copy(self, source: str, target: str) -> None:
         """Copy an object within S3, with its content type and metadata."""
         source_bucket, source_key = split_uri(source)

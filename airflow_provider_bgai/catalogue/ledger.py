@@ -18,6 +18,7 @@ claimed                 held                                       nobody knows 
 claimed, submitted      lost                                       paid, cannot be fetched any more
 submitted               failed                                     the task failed, nothing paid
 claimed, submitted      landed                                     its landed pictures were deleted
+held                    submitted                                  the answer came after all
 failed, held, lost,     claimed                                    bought again, on purpose
 landed
 ======================  =========================================  ======================
@@ -47,7 +48,7 @@ TRANSITIONS: Mapping[ClaimState | None, frozenset[ClaimState]] = {
     "claimed": frozenset({"submitted", "landed", "held", "failed", "lost"}),
     "submitted": frozenset({"landed", "failed", "lost"}),
     "landed": frozenset({"claimed"}),
-    "held": frozenset({"claimed"}),
+    "held": frozenset({"claimed", "submitted"}),
     "failed": frozenset({"claimed"}),
     "lost": frozenset({"claimed"}),
 }
@@ -70,6 +71,8 @@ class Claim(BaseModel):
     :param held_until: epoch seconds; from then on a held claim may be bought again. None: never.
     :param links: where a vendor without tasks (Katalis) keeps its results; as secret as the pictures, which
         is why they stand here, in the shop's own bucket, and nowhere else.
+    :param paid_before: earlier calls for this picture that were, or may have been, paid: the budget counts each.
+    :param unknown_in_run: those of them that belong to the owner's run, which reports them.
     :param unknown: how many paid calls for this picture ended in an unknown outcome, this one included.
     """
 
@@ -91,6 +94,8 @@ class Claim(BaseModel):
     links: tuple[str, ...] = Field(default=(), repr=False)
     held_until: float | None = None
     unknown: int = 0
+    unknown_in_run: int = 0
+    paid_before: int = 0
     reason: str | None = None
     error: str | None = None
     seed: int | None = None
@@ -142,6 +147,7 @@ class Landed(BaseModel):
     landed_at: float
     owner: str = ""
     unknown: int = 0
+    unknown_in_run: int = 0
     warnings: tuple[str, ...] = ()
     images: tuple[Output, ...]
 

@@ -154,7 +154,7 @@ def _landed(shard: Shard, item: Wanted, landed: Landed) -> list[Result]:
         prompt_sha256=landed.prompt_sha256,
         price=landed.price if bought else Decimal(0),
         currency=landed.currency,
-        unknown=landed.unknown if bought else 0,
+        unknown=landed.unknown_in_run if bought else 0,
         seconds=landed.seconds,
         images=landed.images,
     )
@@ -173,15 +173,15 @@ async def _reported(shard: Shard, item: Wanted, error: BgaiError) -> list[Result
 
 def _failed(item: Wanted, error: BgaiError, claim: Claim | None) -> list[Result]:
     outcome = _OUTCOMES.get(error.reason, "failed")
-    mine = claim is not None and outcome in ("lost", "held")
+    paid = claim is not None and outcome in ("lost", "held")
     return _results(
         item,
         outcome,
         claim=claim,
         reason=error.reason,
         error=str(error),
-        price=claim.price if claim is not None and mine else Decimal(0),
-        unknown=1 if mine and outcome == "held" else 0,
+        price=claim.price if claim is not None and paid else Decimal(0),
+        unknown=claim.unknown_in_run if claim is not None else 0,
     )
 
 
@@ -198,6 +198,7 @@ def _results(item: Wanted, outcome: Outcome, *, claim: Claim | None = None, **kn
             category=item.category,
             fingerprint=item.fingerprint,
             source=item.source,
+            pictures=int(item.request.get("count") or 1),
             **known,  # type: ignore[arg-type]
         )
         for sku, name in zip(item.skus, item.names, strict=True)

@@ -27,6 +27,7 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import tempfile
 from array import array
 from collections import Counter, defaultdict
@@ -59,10 +60,12 @@ CHUNK = 1000
 PLANNED_LINES = 10_000
 FEW = 300
 """Up to so many products are looked up one by one; for more, everything there is is listed."""
+FEW_CLAIMS = 1000
 FEW_IN_FOLDER = 20
 REFUSALS = 100
 
 _HEX = "0123456789abcdef"
+_UNREAD = re.compile(rb"<(LastModified|StorageClass|Owner|ChecksumAlgorithm|ChecksumType)>.*?</\1>", re.DOTALL)
 _REQUEST_FIELDS = (
     "prompt",
     "negative_prompt",
@@ -234,7 +237,8 @@ def make_plan(
     root = destination.rstrip("/")
     split_uri(f"{root}/_bgai/runs/{run}/plan.json")
     loaded = load_recipe(recipe, storage)
-    _ = storage.client  # looked up before there are threads
+    # Looked up before there are threads.
+    storage.client.meta.events.register("before-parse.s3.ListObjectsV2", _trim_listing, unique_id="bgai-trim-listing")
     with (
         open_manifest(manifest, storage) as rows,
         tempfile.TemporaryFile() as spool,
@@ -348,7 +352,6 @@ class _Planner:
         self.found = _Candidates()
         self.names: dict[str, str] = {}
         self.landed: set[bytes] | None = None
-        self.claimed: set[bytes] | None = None
         # What a claim says of a candidate, by its number; and what is wrong with a held one.
         self.claims: dict[int, str] = {}
         self.problems: dict[int, str] = {}
@@ -362,7 +365,7 @@ class _Planner:
     # First pass: which images there will be, so that they can be listed
 
     def survey(self, rows: Manifest) -> None:
-        """List what is there: the images, and unless there are few products, landed records and claims."""
+        """List what is there: the images, and unless there are few products, the landed records."""
         products = 0
         for row in rows:
             if isinstance(row, Product) and self._selected(row.sku):
@@ -370,10 +373,10 @@ class _Planner:
                 self.sources.expect(row.image)
         if products > FEW:
             landed = [self.pool.submit(_listed, self.storage, self.ledger.landed_uri(char)) for char in _HEX]
-            claims = [self.pool.submit(_listed, self.storage, self.ledger.claim_uri(char)) for char in _HEX]
             self.sources.list()
-            self.landed = set().union(*(future.result() for future in landed))
-            self.claimed = set().union(*(future.result() for future in claims)) - self.landed
+            self.landed = set()
+            for future in landed:
+                self.landed |= future.result()
         else:
             self.sources.list()
 
@@ -524,11 +527,12 @@ class _Planner:
 
     def look_at_claims(self) -> None:
         """Read the claims that have no landed record: few, unless a run has just died."""
-        numbers = [
-            number
-            for number, name in enumerate(self.found.fingerprints)
-            if number not in self.claims and (self.claimed is None or name in self.claimed)
-        ]
+        numbers = [number for number in range(len(self.found.fingerprints)) if number not in self.claims]
+        if len(numbers) > FEW_CLAIMS:
+            claimed: set[bytes] = set()
+            for part in self.pool.map(lambda char: _listed(self.storage, self.ledger.claim_uri(char)), _HEX):
+                claimed |= part
+            numbers = [number for number in numbers if self.found.fingerprints[number] in claimed]
         for chunk in _chunks(numbers, CHUNK):
             for number, (says, problem) in zip(chunk, self.pool.map(self._read_claim, chunk), strict=True):
                 if says:
@@ -805,6 +809,11 @@ def _listed(storage: Storage, prefix: str) -> set[bytes]:
         except ValueError:
             continue
     return found
+
+
+def _trim_listing(response_dict: dict[str, Any], **_: Any) -> None:
+    """Take out of a listing what nobody here reads: parsing the dates of 100,000 objects takes seconds."""
+    response_dict["body"] = _UNREAD.sub(b"", response_dict["body"])
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

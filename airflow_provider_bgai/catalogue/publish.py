@@ -597,7 +597,7 @@ class _Work:
         self._write_lines(touched, (json.dumps({"key": key}) for (key,) in keys))
         turn.note(touched)
         if left_by_dead is not None:
-            _delete(self.storage, left_by_dead.touched)  # this publisher's note says it all
+            self.storage.delete(left_by_dead.touched)  # this publisher's note says it all
         copied = self._copy(turn)
         removed = self._remove(turn)
         lines = self.db.execute("select line from wanted order by key")
@@ -609,7 +609,7 @@ class _Work:
             self.write_state(self.plan)
         turn.check()
         turn.finish(history, now)
-        _delete(self.storage, touched)
+        self.storage.delete(touched)
         products, pictures = self.db.execute("select count(distinct sku), count(*) from wanted").fetchone()
         return Published(
             run=self.place.run,
@@ -696,7 +696,7 @@ class _Work:
 
     def _remove_key(self, turn: _Turn, key: str) -> None:
         turn.check()
-        _delete(self.storage, self.place.stable(key))
+        self.storage.delete(self.place.stable(key))
 
     # The database and files
 
@@ -737,11 +737,6 @@ def _read_current(storage: Storage, uri: str) -> tuple[Current, str | None]:
     except FileNotFoundError:
         return Current(), None
     return Current.model_validate_json(body), etag
-
-
-def _delete(storage: Storage, uri: str) -> None:
-    bucket, key = split_uri(uri)
-    storage.client.delete_object(Bucket=bucket, Key=key)
 
 
 def _key_of(name: str, entry: Entry) -> str | None:

@@ -140,10 +140,12 @@ class Buyer:
     purse: Purse | None = None
     by_connection: dict[str, BackgroundHook] = field(init=False)
     breakers: dict[str, Breaker] = field(init=False)
+    gates: dict[str, asyncio.Semaphore] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_connection = {hook.conn_id: hook for hook in self.hooks}
         self.breakers = {hook.conn_id: Breaker() for hook in self.hooks}
+        self.gates = {hook.conn_id: asyncio.Semaphore(hook.settings.max_concurrency) for hook in self.hooks}
 
     async def begin(self, wish: Wish) -> Landed | Claim:
         """Whatever there is already, else claim, submit, and land what a synchronous vendor answers.
@@ -160,6 +162,9 @@ class Buyer:
         while True:
             landed = await asyncio.to_thread(ledger.read_landed, name)
             claim = await asyncio.to_thread(ledger.read_claim, name)
+            if self.purse is not None and claim is not None and claim.owner != wish.owner:
+                # Leave taken here for a picture that another run went on to buy is not needed any more.
+                await self.purse.give_back(_purpose(claim))
             try:
                 if landed is not None and claim is not None and landed.landed_at >= claim.claimed_at:
                     if await self._in_place(landed):
@@ -228,10 +233,14 @@ class Buyer:
                 continue
             wanted = self._claim(wish, hook, name, before)
             if self.purse is not None and not await self.purse.take(_purpose(wanted), wanted.images, wanted.price):
-                raise OverBudgetError(f"The budget has no room for {wanted.images} picture(s) by {hook.conn_id}")
-            claim = await asyncio.to_thread(ledger.claim, wanted, before)
+                problem = OverBudgetError(f"The budget has no room for {wanted.images} picture(s) by {hook.conn_id}")
+                continue
             try:
-                generation = await hook.submit(wish.request)
+                # A claim that queued for a slot of the connection could expire before its call is sent.
+                async with self.gates[hook.conn_id]:
+                    wanted = self._claim(wish, hook, name, before)
+                    claim = await asyncio.to_thread(ledger.claim, wanted, before)
+                    generation = await hook.submit(wish.request)
                 breaker.note(None)
             except UnknownOutcomeError as error:
                 before = await self._hold(ledger, claim, wish, str(error))
@@ -248,21 +257,37 @@ class Buyer:
                 log.warning("%s did not take the request (%s): %s", hook.conn_id, error.reason, error)
                 continue
             if generation.task_id is not None or all(isinstance(image, str) for image in generation.images):
-                claim = await asyncio.to_thread(
-                    ledger.move,
-                    claim,
-                    "submitted",
-                    task_id=generation.task_id,
-                    links=() if generation.task_id else generation.images,
-                    submitted_at=time.time(),
-                    seed=generation.seed,
-                    model=generation.model,
-                )
+                claim = await self._keep(ledger, claim, generation)
                 log.info("Submitted to %s: task %s", claim.vendor, claim.task_id)
             if generation.state == "pending":
                 return claim
             return await self._settle(ledger, claim, hook, generation, wish.owner)
         raise problem
+
+    async def _keep(self, ledger: Ledger, claim: Claim, generation: Generation) -> Claim:
+        """Write down what was just paid for."""
+        answer = {
+            "task_id": generation.task_id,
+            "links": () if generation.task_id else generation.images,
+            "submitted_at": time.time(),
+            "seed": generation.seed,
+            "model": generation.model,
+        }
+        try:
+            return await asyncio.to_thread(ledger.move, claim, "submitted", **answer)
+        except LostRaceError:
+            found = await asyncio.to_thread(ledger.read_claim, claim.fingerprint)
+            if found is None or found.state != "held" or found.claimed_at != claim.claimed_at:
+                log.error(
+                    "%s task %s is paid, but another run took the claim over: %s",
+                    claim.vendor,
+                    generation.task_id,
+                    claim.uri,
+                )
+                raise
+            # Another run thought this one dead in the middle of the call. The answer came after all.
+            mine = {"owner": claim.owner, "unknown": claim.unknown, "unknown_in_run": claim.unknown_in_run}
+            return await asyncio.to_thread(ledger.move, found, "submitted", **answer, **mine)
 
     async def _settle(
         self, ledger: Ledger, claim: Claim, hook: BackgroundHook, generation: Generation, owner: str
@@ -291,6 +316,7 @@ class Buyer:
             landed_at=now,
             owner=owner,
             unknown=claim.unknown,
+            unknown_in_run=claim.unknown_in_run,
             warnings=generation.warnings,
             images=outputs,
         )
@@ -334,9 +360,14 @@ class Buyer:
             price=hook.cost(wish.request.count),
             currency=hook.settings.currency,
             claimed_at=now,
-            # However often the hook repeats the call, it has an answer by then.
-            expires_at=now + SUBMIT_ATTEMPTS * hook.settings.timeout + MAX_RETRY_AFTER,
+            # However long it waits for the rate, and however often it is repeated, the call has an answer by then.
+            expires_at=now
+            + SUBMIT_ATTEMPTS * hook.settings.timeout
+            + MAX_RETRY_AFTER
+            + 120 * hook.settings.max_concurrency / hook.settings.requests_per_minute,
             unknown=before.unknown if before else 0,
+            paid_before=before.paid_before + (before.state in ("held", "lost", "landed")) if before else 0,
+            unknown_in_run=before.unknown_in_run if before and before.owner == wish.owner else 0,
             prompt_sha256=prompt_sha256(wish.request),
             destination=wish.destination,
         )
@@ -348,7 +379,10 @@ class Buyer:
             claim,
             "held",
             held_until=until,
+            # A run that died reports nothing any more: who finds its claim reports the unknown outcome.
+            owner=wish.owner,
             unknown=claim.unknown + 1,
+            unknown_in_run=(claim.unknown_in_run if claim.owner == wish.owner else 0) + 1,
             reason="unknown",
             error=problem,
         )
@@ -395,5 +429,5 @@ class Buyer:
 
 
 def _purpose(claim: Claim) -> str:
-    """What the budget is asked for: the picture, and once more for every time it may have been paid in vain."""
-    return f"{claim.fingerprint}+{claim.unknown}" if claim.unknown else claim.fingerprint
+    """What the budget is asked for: the picture, and once more for every time it may have been paid before."""
+    return f"{claim.fingerprint}+{claim.paid_before}" if claim.paid_before else claim.fingerprint

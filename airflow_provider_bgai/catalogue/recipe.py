@@ -165,11 +165,14 @@ class Recipe(Style):
     @property
     def digest(self) -> str:
         """Names the recipe as a whole: another digest means that something in it changed."""
-        return _digest(self.model_dump(mode="json"))
+        overrides = {name: style.model_dump(mode="json", exclude_unset=True) for name, style in self.categories.items()}
+        own = self.model_dump(mode="json", exclude_defaults=True, exclude={"categories"})
+        return _digest({**own, "version": self.version, "categories": overrides})
 
     def digest_of(self, category: str) -> str:
         """Names what holds for a category: a change for another one leaves it alone."""
-        return _digest({**self.style(category).model_dump(mode="json"), "version": self.version})
+        style = self.style(category).model_dump(mode="json", exclude_defaults=True)
+        return _digest({**style, "version": self.version})
 
     def category_of(self, product: Product) -> str:
         """The product's category. :raises InvalidRequestError: if the recipe needs one and there is no such column."""

@@ -56,7 +56,8 @@ class Result(BaseModel):
     """What became of one SKU in a run: a line of the results and of the run manifest.
 
     :param price: what this run paid for it; ``0`` where nothing was bought, None where it is not known.
-    :param unknown: paid calls with an unknown outcome on the way.
+    :param unknown: paid calls of this run with an unknown outcome on the way.
+    :param pictures: how many a call for it makes.
     :param name: the stable key below the destination, with ``{index}`` and ``{ext}``.
     :param images: the landed pictures (content-addressed, below ``_bgai/pictures``).
     """
@@ -79,6 +80,7 @@ class Result(BaseModel):
     price: Decimal | None = Decimal(0)
     currency: str = "USD"
     unknown: int = 0
+    pictures: int = 1
     reason: str | None = None
     error: str | None = None
     seconds: float | None = None

@@ -81,7 +81,7 @@ class Tally(BaseModel):
     def _add(self, result: Result, *, again: bool) -> None:
         line = self.line(result.outcome)
         line.products += 1
-        pictures = len(result.images) or 1
+        pictures = len(result.images) or result.pictures
         line.pictures += 0 if again else pictures
         if result.outcome in ("bought", "lost", "failed"):
             line.pay(result.price, result.currency, pictures)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -285,23 +286,22 @@ class PublishCatalogueOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Publish, and report what became of every SKU and what it cost."""
-        from airflow_provider_bgai.catalogue.publish import PublishError, publish
+        from airflow_provider_bgai.catalogue.publish import publish, read_manifest_of_run
+        from airflow_provider_bgai.catalogue.report import cost_report
         from airflow_provider_bgai.storage import Storage
 
         if not self.plan:
             raise AirflowFailException("There is no plan to publish: the planning task returned none")
         destination, run = self.plan["uri"].rpartition("/plan.json")[0].split("/_bgai/runs/")
-        try:
+        storage = Storage(self.aws_conn_id)
+        with _publishing():
             published = publish(
-                Storage(self.aws_conn_id),
-                destination,
-                run,
-                max_failure_ratio=float(self.max_failure_ratio),
-                now=time.time(),
+                storage, destination, run, max_failure_ratio=float(self.max_failure_ratio), now=time.time()
             )
-        except PublishError as error:
-            raise AirflowFailException(str(error)) from error
-        report = published.model_dump(mode="json")
+        costs = cost_report(read_manifest_of_run(storage, destination, run))
+        self.log.info("What became of the catalogue, and what it cost:\n%s", costs.as_text())
+        paid = {currency: float(money) for currency, money in costs.total.paid.items()}
+        report = {**published.model_dump(mode="json"), "paid": paid, "charged": costs.total.charged}
         for asset in self.outlets:
             context["outlet_events"][asset].extra = report
         return report
@@ -327,16 +327,29 @@ class RollbackCatalogueOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Restore it."""
-        from airflow_provider_bgai.catalogue.publish import PublishError, rollback
+        from airflow_provider_bgai.catalogue.publish import rollback
         from airflow_provider_bgai.storage import Storage
 
-        try:
+        with _publishing():
             published = rollback(
                 Storage(self.aws_conn_id), self.destination.rstrip("/"), to=self.to or None, now=time.time()
             )
-        except PublishError as error:
-            raise AirflowException(str(error)) from error
         return published.model_dump(mode="json")
+
+
+@contextmanager
+def _publishing() -> Iterator[None]:
+    """Fail the task for good, but for a conflict: another run that is just publishing has soon finished."""
+    from airflow_provider_bgai.catalogue.publish import PublishConflictError, PublishError
+
+    try:
+        yield
+    except PublishConflictError as error:
+        raise AirflowException(str(error)) from error
+    except PublishError as error:
+        raise AirflowFailException(str(error)) from error
+    except BgaiError as error:
+        fail(error)
 
 
 def connect(

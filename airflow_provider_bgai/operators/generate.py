@@ -145,7 +145,7 @@ class GenerateBackgroundOperator(BaseOperator):
             if isinstance(found, Claim) and (found.task_id is None or self._waits_here()):
                 # Collected with the account that paid, which a claim of yesterday's may name differently.
                 buyer, claim = collector(found.uri, self.aws_conn_id)
-                found = run(buyer, buyer.finish(claim, timeout=self.timeout))
+                found = run(buyer, self._collect(buyer, claim, self.timeout))
         except BgaiError as error:
             fail(error)
         if isinstance(found, Landed):
@@ -175,10 +175,15 @@ class GenerateBackgroundOperator(BaseOperator):
         try:
             buyer, claim = collector(event["record"], self.aws_conn_id)
             timeout = 1.0 if event["action"] == "give_up" else COLLECT_TIMEOUT
-            landed = run(buyer, buyer.finish(claim, timeout=timeout))
+            landed = run(buyer, self._collect(buyer, claim, timeout))
         except BgaiError as error:
             fail(error)
         return landed_result(landed, claim.uri, paid=True, reused=False)
+
+    async def _collect(self, buyer: Buyer, claim: Claim, timeout: float) -> Landed:
+        """Land a claim, which may be another run's with another destination."""
+        landed = await buyer.finish(claim, timeout=timeout)
+        return await buyer.placed(landed, self.destination)
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The claim in S3 keeps its ID for the next try or run."""

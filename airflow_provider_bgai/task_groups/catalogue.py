@@ -86,7 +86,7 @@ class CatalogueTaskGroup(TaskGroup):
             ).expand(shard=plan.output)
             publish = PublishCatalogueOperator(
                 task_id="publish",
-                plan=plan.output["plan"],  # type: ignore[arg-type, index]  # resolved when it runs
+                plan=plan.output["plan"],  # type: ignore[index]  # resolved when it runs
                 max_failure_ratio=max_failure_ratio,
                 aws_conn_id=aws_conn_id,
                 outlets=list(outlets),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import multiprocessing
+import multiprocessing.context
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -344,6 +345,15 @@ def test_of_eight_shards_that_race_for_a_budget_of_100_exactly_100_are_granted(s
     assert left == (0, Decimal(10))
 
 
+def processes_that_start_fast() -> multiprocessing.context.ForkServerContext:
+    """Where processes come from that have imported what a task imports, and nothing else of this one."""
+    context = multiprocessing.get_context("forkserver")
+    hooks = [f"airflow_provider_bgai.hooks.{vendor}" for vendor in ("picwish", "photoroom", "katalis")]
+    tests = ["tests.catalogue.test_budget", "tests.catalogue.test_purchase_races"]
+    context.set_forkserver_preload(["airflow.providers.amazon.aws.hooks.s3", "httpx", "PIL.Image", *hooks, *tests])
+    return context
+
+
 def _race_process(connection: str, root: str, caps: dict[str, Any], holder: str, answers: Any) -> None:
     os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = connection
     answers.put(race(Storage("aws_default"), root, caps, holder, 50))
@@ -352,18 +362,17 @@ def _race_process(connection: str, root: str, caps: dict[str, Any], holder: str,
 def test_eight_processes_race_for_100_and_exactly_100_are_granted(storage, s3):
     caps = {"day": {"pictures": 100}}
     root = f"s3://{s3.bucket}/processes"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["airflow_provider_bgai.storage", "airflow.providers.amazon.aws.hooks.s3"])
+    context = processes_that_start_fast()
     answers = context.Queue()
-    processes = [
+    shards = [
         context.Process(target=_race_process, args=(s3.aws_connection(), root, caps, f"{n:04}", answers))
         for n in range(8)
     ]
-    for process in processes:
-        process.start()
-    granted = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join(30)
+    for shard in shards:
+        shard.start()
+    granted = [answers.get(timeout=60) for _ in shards]
+    for shard in shards:
+        shard.join(30)
     assert sum(granted) == 100
     assert Budget(storage, root, Caps.model_validate(caps), "night", "plan", NOON).left() == (0, None)
 

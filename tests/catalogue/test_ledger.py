@@ -69,7 +69,7 @@ def test_any_other_transition_is_refused_and_changes_nothing(ledger, before, aft
 
 
 def test_nothing_can_be_submitted_without_a_claim():
-    assert {before for before, after in ALLOWED if after == "submitted"} == {"claimed"}
+    assert {before for before, after in ALLOWED if after == "submitted"} == {"claimed", "held"}
     assert TRANSITIONS[None] == {"claimed"}
 
 

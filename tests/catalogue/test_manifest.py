@@ -48,10 +48,9 @@ def as_json_lines() -> bytes:
 
 def as_parquet() -> bytes:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -134,7 +133,7 @@ def test_a_quoted_field_may_hold_line_breaks(read):
 
 
 def test_many_rows_with_a_quotation_mark_too_many_lose_only_themselves(read):
-    rows = [f'sku-{n},{n}.png,{chr(34) if n % 7 == 0 else ""}title' for n in range(1000)]
+    rows = [f"sku-{n},{n}.png,{chr(34) if n % 7 == 0 else ''}title" for n in range(1000)]
     found = read("\n".join(["sku,image,title", *rows]))
     assert [it.sku for it in found if isinstance(it, Product)] == [f"sku-{n}" for n in range(1000) if n % 7]
     assert [it.row for it in found if isinstance(it, RefusedRow)] == [n + 2 for n in range(1000) if n % 7 == 0]

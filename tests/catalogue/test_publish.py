@@ -336,7 +336,7 @@ def test_a_picture_that_is_gone_from_s3_is_reported_and_the_old_one_stays_whole(
     if before:
         shop.publish("night-0", shop.result("a", "old", count=2))
     result = shop.result("a", "red", count=2, price=Decimal(1))
-    module._delete(shop.storage, result.images[1].uri)
+    shop.storage.delete(result.images[1].uri)
     done = shop.publish("night-1", result, shop.result("b", "blue"))
     old = {"a-1.png": "old 1", "a-2.png": "old 2"} if before else {}
     assert shop.shown() == shop.mapped("night-1") == old | {"b.png": "blue 1"}
@@ -399,7 +399,7 @@ def test_a_shard_without_any_results_counts_as_failed(shop):
     wanted = [Wanted(fingerprint=f"f{n}", skus=(f"b{n}",), names=("",), request={}, source="") for n in range(4)]
     shop.run("night-1", shop.result("a", "red"), wanted=tuple(wanted))
     for number in range(2):
-        module._delete(shop.storage, f"{shop.root}/_bgai/runs/night-1/results/{number:04}.jsonl")
+        shop.storage.delete(f"{shop.root}/_bgai/runs/night-1/results/{number:04}.jsonl")
     with pytest.raises(TooManyFailuresError, match="4 of 4 products"):
         shop.publish("night-1")
 

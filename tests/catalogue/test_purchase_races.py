@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import random
 import time
@@ -25,15 +24,15 @@ from airflow_provider_bgai.catalogue import purchase
 from airflow_provider_bgai.catalogue.budget import Budget, Caps
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger
 from airflow_provider_bgai.catalogue.purchase import Buyer, Wish
-from airflow_provider_bgai.exceptions import OverBudgetError, UnknownOutcomeError, VendorFaultError
+from airflow_provider_bgai.exceptions import LostError, ModerationError, OverBudgetError, PollError, UnknownOutcomeError
 from airflow_provider_bgai.hooks import get_hook
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage
-from tests.catalogue.test_budget import Killed, MemoryStorage
+from tests.catalogue.test_budget import Killed, MemoryStorage, processes_that_start_fast
 
 # With tasks to collect; all in one answer; links in one answer.
 VENDORS = ("picwish", "photoroom", "katalis")
-KILLS = 20
+KILLS = {"picwish": 10, "photoroom": 5, "katalis": 5}
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -134,7 +133,7 @@ def test_killed_at_any_call_to_s3_it_is_paid_once_or_held(vendor, owner, afterwa
         except UnknownOutcomeError:
             ends.append("held")
             claim = ledger.read_claim(prompt.replace(" ", "-"))
-            assert (claim.state, claim.unknown, claim.owner) == ("held", 1, "tonight")
+            assert (claim.state, claim.unknown) == ("held", 1)
             before = box.images_charged()
             assert before <= 1
             again = wish(owner, prompt, on_unknown_outcome="resubmit")
@@ -146,15 +145,15 @@ def test_killed_at_any_call_to_s3_it_is_paid_once_or_held(vendor, owner, afterwa
     assert ends[-1] == "landed"
 
 
-def test_what_katalis_has_answered_is_landed_later_without_paying(box, wish):
+def test_what_katalis_has_answered_is_landed_later_without_paying(box, wish, monkeypatch):
     """It has no tasks: its links are kept in the claim, before a picture is fetched."""
     storage = Dying()
-    box.fault("katalis", "drop_before_charge", on="download", times=50)
-    with pytest.raises(Exception, match="no answer|line dropped|RemoteProtocolError"):
+    monkeypatch.setattr("airflow_provider_bgai.hooks.base.FETCH_ATTEMPTS", 1)
+    box.fault("katalis", "drop_before_charge", on="download")
+    with pytest.raises(PollError):
         asyncio.run(get("katalis", storage, wish("tonight")))
     claim = Ledger(storage, wish().root).read_claim("on-a-beach")
     assert (claim.state, claim.task_id, len(claim.links)) == ("submitted", None, 1)
-    box.state.faults.clear()
     landed = asyncio.run(get("katalis", storage, wish("tomorrow")))
     assert box.images_charged() == 1
     assert storage.head(landed.images[0].uri)
@@ -164,85 +163,72 @@ def test_what_katalis_has_answered_is_landed_later_without_paying(box, wish):
 
 
 def _process(env: dict[str, str], vendor: str, wish: Wish, pipe: Any) -> None:
-    """A task in a process of its own: says when it starts and what came of it."""
+    """A task in a process of its own: says when it starts, and works until it is killed."""
     os.environ.update(env)
     purchase.SUBMIT_ATTEMPTS, purchase.MAX_RETRY_AFTER = 1, 0.0  # its claim runs out after one time-out
     storage = Storage("aws_default")
-    storage.client  # noqa: B018 - looked up before the clock runs
+    assert storage.client is not None  # looked up before the clock runs
     pipe.send("ready")
-    try:
-        landed = asyncio.run(get(vendor, storage, wish))
-        pipe.send(("landed", landed.unknown))
-    except UnknownOutcomeError:
-        pipe.send(("held", 1))
+    asyncio.run(get(vendor, storage, wish))
 
 
 @pytest.fixture
-def run_task(connect, s3) -> Callable[..., tuple[str, int] | None]:
-    """``run_task(vendor, wish)``; with ``kill_after=0.1`` (s), killed unless it has ended by then."""
+def start_and_kill(connect, s3) -> Callable[[str, Wish, float], None]:
+    """``start_and_kill(vendor, wish, 0.1)``: a process buys it, and gets SIGKILL after so many seconds."""
     for vendor in VENDORS:
         connect(vendor, extra={"timeout": 3})
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["airflow.providers.amazon.aws.hooks.s3", __name__, "httpx", "PIL.Image"]
-        + [f"airflow_provider_bgai.hooks.{vendor}" for vendor in VENDORS]
-    )
+    context = processes_that_start_fast()
     env = {name: value for name, value in os.environ.items() if name.startswith(("AIRFLOW", "NO_PROXY", "no_proxy"))}
     env["AIRFLOW_CONN_AWS_DEFAULT"] = s3.aws_connection()
 
-    def run_task(vendor: str, wish: Wish, kill_after: float | None = None) -> tuple[str, int] | None:
+    def start_and_kill(vendor: str, wish: Wish, seconds: float) -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_process, args=(env, vendor, wish, theirs))
         process.start()
         theirs.close()
         assert ours.recv() == "ready"
-        if kill_after is not None:
-            time.sleep(kill_after)
-            process.kill()
-        with contextlib.suppress(EOFError):
-            return ours.recv()
+        time.sleep(seconds)
+        process.kill()
         process.join()
-        return None
 
-    return run_task
+    return start_and_kill
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_killed_at_random_moments_nothing_is_charged_twice_undeclared(vendor, box, storage, wish, run_task):
+def test_killed_at_random_moments_nothing_is_charged_twice_undeclared(vendor, box, storage, wish, start_and_kill):
     """Each picture's task is killed once, and run again: by itself, or by another run."""
     box.set_latency(vendor, 0.1)
     dice = random.Random(vendor)
-    kills = KILLS if vendor == "picwish" else KILLS // 2
-    whole = run_task(vendor, wish("tonight", "not killed"))
-    assert whole == ("landed", 0)
+    moments = [dice.uniform(0, 0.7) for _ in range(KILLS[vendor])]
 
-    def one(number: int) -> tuple[str, int]:
-        prompt = f"picture {number}"
-        run_task(vendor, wish("tonight", prompt), kill_after=moments[number])
-        again = wish("tonight" if number % 2 else "tomorrow", prompt)
-        end = run_task(vendor, again)
-        assert end is not None
-        return end
+    def again(number: int, **fields: Any) -> str:
+        """How the picture's next task ends: landed, held, or landed though once unknown."""
+        one = wish("tonight" if number % 2 else "tomorrow", f"picture {number}", **fields)
+        try:
+            return "declared" if asyncio.run(get(vendor, storage, one)).unknown else "landed"
+        except UnknownOutcomeError:
+            return "held"
 
-    moments = [dice.uniform(0, 0.9) for _ in range(kills)]
+    def one(number: int) -> str:
+        start_and_kill(vendor, wish("tonight", f"picture {number}"), moments[number])
+        return again(number)
+
+    def charges() -> list[int]:
+        return list(Counter(charge.fingerprint for charge in box.charges).values())
+
     with ThreadPoolExecutor(3) as pool:
-        ends = list(pool.map(one, range(kills)))
-    landed, held = ends.count(("landed", 0)), ends.count(("held", 1))
-    assert landed + held == kills
-    charged = Counter(charge.fingerprint for charge in box.charges)
-    assert set(charged.values()) == {1}
-    assert landed <= len(charged) - 1 <= landed + held
-    states = Counter(Ledger(storage, wish().root).read_claim(f"picture-{n}").state for n in range(kills))
-    assert states["held"] == held
+        ends = list(pool.map(one, range(KILLS[vendor])))
+    landed, held = ends.count("landed"), ends.count("held")
+    assert landed + held == KILLS[vendor]
+    assert set(charges()) <= {1}
+    assert landed <= len(charges()) <= landed + held
 
     # Whoever says so buys the held ones again; each is declared, and nothing else is charged.
-    for number in range(kills):
-        if ends[number][0] == "held":
-            again = wish("tonight", f"picture {number}", on_unknown_outcome="resubmit")
-            assert run_task(vendor, again) == ("landed", 1)
-    twice = [count for count in Counter(charge.fingerprint for charge in box.charges).values() if count > 1]
-    assert set(twice) <= {2}
-    assert len(twice) <= held
+    for number, end in enumerate(ends):
+        if end == "held":
+            assert again(number, on_unknown_outcome="resubmit") == "declared"
+    assert set(charges()) <= {1, 2}
+    assert charges().count(2) <= held
 
 
 # --- with a budget -------------------------------------------------------------------------------------
@@ -263,7 +249,7 @@ def test_what_a_vendor_refuses_is_not_counted(box, wish, purse):
     storage = Dying()
     day = purse(storage, "0000", 1)
     box.fault("picwish", "moderation")
-    with pytest.raises(Exception, match="(?i)moderation|policy|refus"):
+    with pytest.raises(ModerationError):
         asyncio.run(get("picwish", storage, wish("tonight", "refused"), day))
     assert asyncio.run(get("picwish", storage, wish("tonight"), day)).unknown == 0
     with pytest.raises(OverBudgetError):
@@ -324,30 +310,11 @@ def test_a_picture_bought_anew_because_it_was_deleted_counts_again(box, wish, pu
 def test_a_picture_bought_anew_because_it_was_lost_counts_again(box, wish, purse):
     storage = Dying()
     box.fault("picwish", "truncated_image", times=3)
-    with pytest.raises(Exception, match="not a whole|truncated|damaged"):
+    with pytest.raises(LostError):
         asyncio.run(get("picwish", storage, wish(), purse(storage, "0000", 1)))
     with pytest.raises(OverBudgetError):
         asyncio.run(get("picwish", storage, wish(), purse(storage, "0000", 1)))
     assert box.images_charged() == 1
-
-
-def test_a_task_that_another_run_finds_failed_for_free_is_given_back_to_who_took_it(box, wish, purse):
-    storage = Dying()
-    box.fault("picwish", "state_-8")
-
-    async def submit() -> None:
-        async with get_hook("picwish_default") as hook:
-            await Buyer([hook], storage, purse(storage, "0000", 2)).begin(wish("tonight"))
-
-    asyncio.run(submit())
-    other = purse(storage, "0001", 2)
-    with pytest.raises(VendorFaultError):
-        asyncio.run(get("picwish", storage, wish("tomorrow"), other))
-    assert box.images_charged() == 0
-    again = purse(storage, "0000", 2)
-    asyncio.run(get("picwish", storage, wish("tonight"), again))
-    asyncio.run(again.close())
-    assert again.left() == (1, None)
 
 
 # --- a call that takes longer than its claim -------------------------------------------------------------
