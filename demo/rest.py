@@ -45,6 +45,10 @@ class AirflowApi:
         """The DAGs that have been read so far."""
         return {each["dag_id"] for each in self._all("dags", "dags")}
 
+    def turn_on(self, pattern: str) -> None:
+        """Let DAGs run; `%` in the pattern stands for anything."""
+        self._ask("PATCH", "/api/v2/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
+
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run, with values for the DAG's params; its ID."""
         body = {"logical_date": None, "conf": conf or {}}
@@ -69,9 +73,9 @@ class AirflowApi:
         body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
         self._ask("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", json=body)
 
-    def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        """What a task returned."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+    def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, key: str = "return_value") -> Any:
+        """What a task returned, or pushed under another key."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self._get(path, params={"map_index": map_index})["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, attempt: int = 1) -> str:

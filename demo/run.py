@@ -1,6 +1,7 @@
-"""The demo itself: start the services, let `nightly_catalogue` run, show and check what landed, stop all.
+"""The demo itself: start the services, let `nightly_catalogue` run for three nights, show and check each, stop all.
 
-It fails unless every picture of every vendor is in S3 as a whole image and was paid for exactly once.
+It fails unless the first night publishes every picture of every vendor, whole and paid for once; the second one, with
+nothing changed, buys nothing; and the third one buys exactly what was changed before it.
 """
 
 from __future__ import annotations
@@ -14,19 +15,29 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
 
+from airflow_provider_bgai.catalogue.landing import name_output
+from airflow_provider_bgai.catalogue.records import Result, read_lines
 from demo.rest import AirflowApi
-from demo.services import VENDORS, S3Service, ServiceError, airflow_standalone, sandbox_process, seaweedfs
+from demo.services import (
+    VENDORS,
+    S3Service,
+    SandboxService,
+    ServiceError,
+    airflow_standalone,
+    sandbox_process,
+    seaweedfs,
+)
 from demo.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +45,7 @@ CATALOGUE = ROOT / "demo" / "catalogue"
 WORK = ROOT / ".demo"
 DAG = "nightly_catalogue"
 RUN_TIMEOUT = 600  # seconds
-AS_AT_NIGHT = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False"}  # the DAG is on, and a run is due
+CHANGED_TITLES = {"BIKE-001": "Folding city bicycle", "TOY-001": "Rainbow toy xylophone"}
 
 
 class DemoError(RuntimeError):
@@ -43,7 +54,7 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Picture:
-    """One landed picture, as the task that landed it reports it."""
+    """One picture that a night bought, at the address where the shop reads it."""
 
     sku: str
     vendor: str
@@ -53,8 +64,26 @@ class Picture:
     size: int
     sha256: str
     seconds: float
-    cost: float
+    cost: Decimal
     currency: str
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a run came to: planned paid calls, publishing's reports by vendor, and the pictures it bought."""
+
+    calls: int
+    reports: Mapping[str, dict[str, Any]]
+    bought: Sequence[Picture]
+    seconds: float
+
+    def outcomes(self, name: str) -> int:
+        """How many products of all vendors ended so."""
+        return sum(report["outcomes"].get(name, 0) for report in self.reports.values())
+
+    @property
+    def published(self) -> int:
+        return sum(report["pictures"] for report in self.reports.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,25 +132,54 @@ def demo(work: Path, *, stay: bool) -> None:
         upload_catalogue(s3)
         connections = {"aws_default": s3.aws_connection(), **sandbox.connections()}
         with (
-            airflow_standalone(work / "airflow", ROOT / "example_dags", connections, AS_AT_NIGHT) as airflow,
+            airflow_standalone(work / "airflow", ROOT / "example_dags", connections) as airflow,
             AirflowApi(airflow) as api,
         ):
             started = time.monotonic()
-            print(f"Airflow is up at {airflow.url} after {started - began:.0f} s; {DAG} is due.", flush=True)
-            run_id = follow(api, len(products) * len(VENDORS))
-            finished = time.monotonic()
-            pictures = landed(api, run_id)
-            print_table(pictures)
-            contents = check(pictures, s3, expected=len(products) * len(VENDORS))
-            sheet = work / "contact-sheet.png"
-            draw_sheet(products, pictures, contents).save(sheet)
-            print(f"Contact sheet: {sheet.relative_to(ROOT)}")
-            check_charges(sandbox.charges(), len(pictures))
-            print(f"Started in {started - began:.0f} s, ran in {finished - started:.0f} s.", flush=True)
+            print(f"Airflow is up at {airflow.url} after {started - began:.0f} s.", flush=True)
+            nights = three_nights(api, s3, sandbox, products, work / "contact-sheet.png")
+            ran = " + ".join(f"{night.seconds:.0f}" for night in nights)
+            print(
+                f"\nStarted in {started - began:.0f} s, ran {ran} s, {time.monotonic() - began:.0f} s in all.",
+                flush=True,
+            )
             if stay:
+                api.turn_on("%")
                 print(f"\nAirflow stays up until Ctrl-C: {airflow.url}")
                 print(f"Login: {airflow.username}, password: {airflow.password}", flush=True)
                 signal.pause()
+
+
+def three_nights(
+    api: AirflowApi, s3: S3Service, sandbox: SandboxService, products: Sequence[dict[str, str]], sheet: Path
+) -> list[Night]:
+    """Everything is new; nothing has changed; two products have."""
+    total = len(products) * len(VENDORS)
+
+    print(f"\nFirst night: {DAG} is due, and all {len(products)} products are new.", flush=True)
+    turn_on(api)
+    first = follow(api, s3)
+    print_table(first.bought)
+    contents = check(first, s3, wanted={product["sku"] for product in products}, published=total)
+    check_charges(sandbox.charges(), total, total)
+    draw_sheet(products, first.bought, contents).save(sheet)
+    print(f"Contact sheet: {sheet.relative_to(ROOT)}", flush=True)
+
+    print("\nSecond night: nothing has changed.", flush=True)
+    second = follow(api, s3, api.trigger(DAG))
+    check(second, s3, wanted=set(), published=total)
+    check_charges(sandbox.charges(), total, 0)
+
+    changed = ", ".join(f"{sku} is now “{title}”" for sku, title in CHANGED_TITLES.items())
+    print(f"\nThird night: {changed}.", flush=True)
+    upload_products(s3, change_titles(products))
+    third = follow(api, s3, api.trigger(DAG))
+    print_table(third.bought)
+    again = check(third, s3, wanted=set(CHANGED_TITLES), published=total)
+    if same := [uri for uri, content in again.items() if content == contents[uri]]:
+        raise DemoError(f"bought again, but the picture is the old one: {', '.join(same)}")
+    check_charges(sandbox.charges(), total + len(again), len(again))
+    return [first, second, third]
 
 
 def read_products() -> list[dict[str, str]]:
@@ -135,40 +193,73 @@ def upload_catalogue(s3: S3Service) -> None:
         client.upload_file(str(path), s3.bucket, str(path.relative_to(CATALOGUE)))
 
 
-def follow(api: AirflowApi, total: int) -> str:
-    """Print a line per change until the nightly run has ended well; its ID."""
+def change_titles(products: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**product, "title": CHANGED_TITLES.get(product["sku"], product["title"])} for product in products]
+
+
+def upload_products(s3: S3Service, products: Sequence[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(products[0]))
+    writer.writeheader()
+    writer.writerows(products)
+    s3.client().put_object(Bucket=s3.bucket, Key="products.csv", Body=text.getvalue().encode())
+
+
+def turn_on(api: AirflowApi) -> None:
+    """Switch the DAG on, as a user does in the UI. Earlier, its tasks could start before Airflow can serve them."""
     deadline = time.monotonic() + RUN_TIMEOUT
-    run_id = shown = ""
-    while time.monotonic() < deadline:
+    while DAG not in api.dag_ids():
+        if errors := api.import_errors():
+            raise DemoError("a DAG does not load\n" + "\n".join(errors.values()))
+        if time.monotonic() > deadline:
+            raise DemoError(f"Airflow did not read {DAG} within {RUN_TIMEOUT} s")
+        time.sleep(1)
+    api.turn_on(DAG)
+
+
+def follow(api: AirflowApi, s3: S3Service, run_id: str = "") -> Night:
+    """Print a line per change until a nightly run has ended well. Without an ID it is the one the schedule makes."""
+    began = time.monotonic()
+    shown = ""
+    reports: dict[str, dict[str, Any]] = {}
+    while time.monotonic() - began < RUN_TIMEOUT:
         if errors := api.import_errors():
             raise DemoError("a DAG does not load\n" + "\n".join(errors.values()))
         run_id = run_id or first_run(api)
-        line = progress(api.task_instances(DAG, run_id), total) if run_id else "waiting for the run"
+        state = api.run_state(DAG, run_id) if run_id else ""
+        line = "waiting for the run"
+        if run_id:
+            tasks = api.task_instances(DAG, run_id)
+            for vendor in published_by(tasks) - reports.keys():
+                reports[vendor] = api.result(DAG, run_id, f"{vendor}.publish")
+            line = progress(tasks, reports)
         if line != shown:
             print(line, flush=True)
             shown = line
-        state = api.run_state(DAG, run_id) if run_id else ""
-        if state == "success":
-            return run_id
         if state == "failed":
             raise DemoError(f"the run failed\n{first_failure(api, run_id)}")
+        if state == "success":
+            calls = sum(api.result(DAG, run_id, f"{vendor}.plan", key="plan")["calls"] for vendor in VENDORS)
+            return Night(calls, reports, list(bought(s3, reports)), time.monotonic() - began)
         time.sleep(2)  # asking costs Airflow time it needs for the run
     raise DemoError(f"the run did not end within {RUN_TIMEOUT} s: {shown}")
 
 
 def first_run(api: AirflowApi) -> str:
-    """The run that the schedule made; empty until Airflow has read the DAG and made it."""
-    return next(iter(api.run_ids(DAG)), "") if DAG in api.dag_ids() else ""
+    """The run that the schedule made; empty until Airflow has made it."""
+    return next(iter(api.run_ids(DAG)), "")
 
 
-def progress(tasks: Sequence[dict[str, Any]], total: int) -> str:
-    states = Counter(task["state"] for task in tasks if is_picture(task))
-    trouble = [f"{states[state]} {state}" for state in ("up_for_retry", "failed") if states[state]]
-    return ", ".join([f"landed {states['success']:2} of {total}", *trouble])
+def published_by(tasks: Sequence[dict[str, Any]]) -> set[str]:
+    """The vendors whose pictures are published."""
+    done = (task["task_id"].partition(".") for task in tasks if task["state"] == "success")
+    return {vendor for vendor, _, step in done if step == "publish"}
 
 
-def is_picture(task: dict[str, Any]) -> bool:
-    return task["task_id"] == "generate" and task["map_index"] >= 0
+def progress(tasks: Sequence[dict[str, Any]], reports: Mapping[str, dict[str, Any]]) -> str:
+    counts = (f"{vendor} {reports[vendor]['pictures'] if vendor in reports else '-':>2}" for vendor in VENDORS)
+    trouble = (f"{task['task_id']}: {task['state']}" for task in tasks if task["state"] in ("up_for_retry", "failed"))
+    return "; ".join([f"published: {', '.join(counts)}", *trouble])
 
 
 def first_failure(api: AirflowApi, run_id: str) -> str:
@@ -180,31 +271,34 @@ def first_failure(api: AirflowApi, run_id: str) -> str:
     return "no task failed"
 
 
-def landed(api: AirflowApi, run_id: str) -> list[Picture]:
-    tasks = sorted(filter(is_picture, api.task_instances(DAG, run_id)), key=lambda task: task["map_index"])
-    results = [api.result(DAG, run_id, "generate", task["map_index"]) for task in tasks]
-    return [as_picture(result, image) for result in results for image in result["images"]]
-
-
-def as_picture(result: dict[str, Any], image: dict[str, Any]) -> Picture:
-    name = PurePosixPath(image["uri"]).stem  # <sku>-<index>, as the DAG names its files
-    return Picture(
-        sku=name.rpartition("-")[0],
-        vendor=result["vendor"],
-        uri=image["uri"],
-        width=image["width"],
-        height=image["height"],
-        size=image["bytes"],
-        sha256=image["sha256"],
-        seconds=result["seconds"],
-        cost=result["cost"],
-        currency=result["currency"],
-    )
+def bought(s3: S3Service, reports: Mapping[str, dict[str, Any]]) -> Iterator[Picture]:
+    """What the run's manifests say was bought, in the catalogue's order of vendors."""
+    client = s3.client()
+    for vendor in VENDORS:
+        manifest = reports[vendor]["manifest"]
+        destination = manifest.partition("/_bgai/")[0]
+        for result in read_lines(Result, fetch(client, manifest).splitlines()):
+            if result.outcome != "bought":
+                continue
+            for index, image in enumerate(result.images, start=1):
+                key = name_output(result.name, index, image.uri.rpartition(".")[2])
+                yield Picture(
+                    sku=result.sku,
+                    vendor=result.vendor or "",
+                    uri=f"{destination}/{key}",
+                    width=image.width,
+                    height=image.height,
+                    size=image.bytes,
+                    sha256=image.sha256,
+                    seconds=result.seconds or 0,
+                    cost=result.price or Decimal(0),
+                    currency=result.currency,
+                )
 
 
 def print_table(pictures: Sequence[Picture]) -> None:
     wide = max((len(picture.uri) for picture in pictures), default=0)
-    print(f"\n{'SKU':9} {'vendor':10} {'landed at':{wide}} {'pixels':>11} {'size':>8} {'time':>7} {'cost':>9}")
+    print(f"\n{'SKU':9} {'vendor':10} {'published at':{wide}} {'pixels':>11} {'size':>8} {'time':>7} {'cost':>9}")
     for each in pictures:
         pixels = f"{each.width} x {each.height}"
         print(
@@ -216,21 +310,30 @@ def print_table(pictures: Sequence[Picture]) -> None:
     print(f"\n{len(pictures)} pictures, {size / 1e6:.1f} MB, {cost:.2f} {currency}")
 
 
-def check(pictures: Sequence[Picture], s3: S3Service, expected: int) -> dict[str, bytes]:
-    """Fetch every picture from S3 and decode all of it; the bytes by URI."""
-    if len(pictures) != expected:
-        raise DemoError(f"{len(pictures)} pictures landed instead of {expected}")
+def check(night: Night, s3: S3Service, *, wanted: set[str], published: int) -> dict[str, bytes]:
+    """Exactly the wanted SKUs were bought from every vendor, and are whole pictures in S3; their bytes by URI."""
+    expected = sorted((sku, vendor) for sku in wanted for vendor in VENDORS)
+    got = sorted((each.sku, each.vendor) for each in night.bought)
+    if got != expected or night.calls != len(expected):
+        raise DemoError(
+            f"{night.calls} paid calls were planned and {len(got)} pictures bought, not {len(expected)}: {got}"
+        )
+    unchanged = night.outcomes("unchanged")
+    if (unchanged, night.published) != (published - len(expected), published):
+        raise DemoError(f"{night.published} pictures are published, {unchanged} of them unchanged: {night.reports}")
     client = s3.client()
-    contents = {each.uri: fetch(client, each.uri) for each in pictures}
-    for each in pictures:
+    contents = {each.uri: fetch(client, each.uri) for each in night.bought}
+    for each in night.bought:
         if hashlib.sha256(contents[each.uri]).hexdigest() != each.sha256:
-            raise DemoError(f"{each.uri} is not the picture that the task reported")
+            raise DemoError(f"{each.uri} is not the picture that the run reported")
         try:
             with Image.open(io.BytesIO(contents[each.uri])) as image:
                 image.load()
         except OSError as error:
             raise DemoError(f"{each.uri} is not a whole image: {error}") from None
-    print("Every picture is in S3, whole, with the reported checksum.")
+    print(f"Paid calls: {night.calls}. Bought: {len(got)}, unchanged: {unchanged}, published: {night.published}.")
+    if contents:
+        print("Every picture bought is where the shop reads it, whole, with the reported checksum.")
     return contents
 
 
@@ -239,11 +342,12 @@ def fetch(client: Any, uri: str) -> bytes:
     return client.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
 
 
-def check_charges(charges: dict[str, Any], pictures: int) -> None:
+def check_charges(charges: dict[str, Any], expected: int, tonight: int) -> None:
+    """The vendors' bill, over all nights."""
     billed = charges["images"]["total"]
-    if billed != pictures:
-        raise DemoError(f"{pictures} pictures landed, but the vendors billed {billed}")
-    print(f"The vendors billed {billed} pictures: each was bought once.")
+    if billed != expected:
+        raise DemoError(f"the vendors billed {billed} pictures in all instead of {expected}")
+    print(f"The vendors billed {tonight} pictures tonight, {billed} in all.", flush=True)
 
 
 def draw_sheet(

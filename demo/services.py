@@ -331,7 +331,7 @@ def airflow_standalone(
     passwords.write_text(json.dumps({service.username: service.password}))
     log = home / "standalone.log"
     with running([str(SCRIPTS / "airflow"), "standalone"], log, env=service.env, cwd=home) as process:
-        wait_ready("Airflow", process, log, lambda: _is_healthy(service.url), timeout=180)
+        wait_ready("Airflow", process, log, lambda: _is_healthy(service.url), timeout=300)
         yield service
 
 

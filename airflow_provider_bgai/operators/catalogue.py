@@ -193,10 +193,15 @@ class GenerateCatalogueOperator(BaseOperator):
         self.log.info("Killed. What was submitted is kept in the claims; the next try or run collects it")
 
     def _pass(self, *, deadline: float, patience: float | None) -> dict[str, Any]:
+        from airflow_provider_bgai.catalogue.plan import read_plan
         from airflow_provider_bgai.catalogue.records import Wanted, read_lines
 
-        storage, hooks = connect(self.conn_id, self.aws_conn_id, parallel=self.parallel_shards)
+        storage, hooks = connect(self.conn_id, self.aws_conn_id)
+        destination, run, _ = split_shard(self.shard)
         try:
+            shards = len(read_plan(storage, f"{destination}/_bgai/runs/{run}/plan.json").shards)
+            for hook in hooks:
+                hook.share(max(1, min(self.parallel_shards, shards)))
             wanted = list(read_lines(Wanted, storage.read(self.shard).splitlines()))
             progress = self._generate(storage, hooks, wanted, patience)
         except BgaiError as error:
@@ -352,13 +357,8 @@ def _publishing() -> Iterator[None]:
         fail(error)
 
 
-def connect(
-    conn_id: str | Sequence[str], aws_conn_id: str | None, *, parallel: int = 1
-) -> tuple[Storage, list[BackgroundHook]]:
-    """S3 and the hooks, looked up before an event loop starts.
-
-    :param parallel: how many tasks share the connections' rate and slots.
-    """
+def connect(conn_id: str | Sequence[str], aws_conn_id: str | None) -> tuple[Storage, list[BackgroundHook]]:
+    """S3 and the hooks, looked up before an event loop starts."""
     from airflow_provider_bgai.hooks import get_hook
     from airflow_provider_bgai.storage import Storage
 
@@ -369,7 +369,7 @@ def connect(
         for name in [conn_id] if isinstance(conn_id, str) else conn_id:
             hook = get_hook(name, aws_conn_id=aws_conn_id)
             hook.storage = storage
-            hook.share(parallel)
+            _ = hook.settings
             hooks.append(hook)
     except BgaiError as error:
         fail(error)
