@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What S3 answers when a condition (If-None-Match, If-Match) does not hold. 409 is Amazon's word for
 # "another conditional write to this key was under way".
 _CONDITION_FAILED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+THREADS = 32
 _NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -64,8 +65,11 @@ class Storage:
     def hook(self) -> S3Hook:
         """The Amazon provider's hook."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        from botocore.config import Config
 
-        return S3Hook(aws_conn_id=self.aws_conn_id)
+        # As many connections as there are threads that use them; the connection's own settings stay.
+        configured = S3Hook(aws_conn_id=self.aws_conn_id).conn_config.botocore_config or Config()
+        return S3Hook(aws_conn_id=self.aws_conn_id, config=configured.merge(Config(max_pool_connections=THREADS)))
 
     @cached_property
     def client(self) -> Any:

@@ -23,6 +23,7 @@ from airflow_provider_bgai.exceptions import (
     PollError,
     VendorFaultError,
 )
+from airflow_provider_bgai.polling import PollPolicy
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Shard:
 
     :param destination: the catalogue's ``s3://bucket/prefix``; pictures land below its ``_bgai/pictures``.
     :param owner: names the run and the shard, equal for all tries of the task.
+    :param policy: how often to ask for a task.
     :param in_flight: how many pictures are under way at once.
     :param on_unknown_outcome, hold_for: see :class:`~airflow_provider_bgai.catalogue.purchase.Wish`.
     """
@@ -54,6 +56,7 @@ class Shard:
     destination: str
     owner: str
     in_flight: int = 64
+    policy: PollPolicy = field(default_factory=PollPolicy)
     on_unknown_outcome: OnUnknownOutcome = "hold"
     hold_for: float = 24 * 3600.0
 
@@ -113,6 +116,7 @@ async def _walk(shard: Shard, item: Wanted, patience: float | None) -> list[Resu
                 owner=shard.owner,
                 root=shard.destination,
                 fingerprint=item.fingerprint,
+                new=item.status == "new" and attempt == 1,
                 on_unknown_outcome=shard.on_unknown_outcome,
                 hold_for=shard.hold_for,
             )
@@ -122,7 +126,7 @@ async def _walk(shard: Shard, item: Wanted, patience: float | None) -> list[Resu
             claim = found
             if patience is None and claim.task_id is not None:
                 return claim
-            landed = await shard.buyer.finish(claim, timeout=patience or 0.0, owner=shard.owner)
+            landed = await shard.buyer.finish(claim, timeout=patience or 0.0, owner=shard.owner, policy=shard.policy)
             return _landed(shard, item, landed)
         except VendorFaultError as error:
             if attempt == ATTEMPTS:

@@ -49,6 +49,7 @@ from airflow_provider_bgai.exceptions import (
 )
 from airflow_provider_bgai.hooks.base import MAX_RETRY_AFTER, SUBMIT_ATTEMPTS, BackgroundHook
 from airflow_provider_bgai.models import BackgroundRequest, Generation
+from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Wish:
     :param epoch: any text; another one buys the same picture anew.
     :param root: where the ledger lives; None for the destination's folder.
     :param fingerprint: the picture's name, where a plan has worked it out before.
+    :param new: nothing is known of this picture: claim it first, and look what there is only if that fails.
     :param on_unknown_outcome: ``"hold"``: fail, and let nobody buy it before ``hold_for`` seconds have
         passed; ``"fail"``: fail, and never buy it again by itself; ``"resubmit"``: buy again at once, which
         **may pay twice** (counted in the records).
@@ -113,6 +115,7 @@ class Wish:
     epoch: str | None = None
     root: str | None = None
     fingerprint: str | None = None
+    new: bool = False
     on_unknown_outcome: OnUnknownOutcome = "hold"
     hold_for: float = 24 * 3600.0
 
@@ -159,6 +162,11 @@ class Buyer:
         able = self._able(wish.request)
         ledger = Ledger(self.storage, wish.root or destination_root(wish.destination))
         name = wish.fingerprint or await self._fingerprint(wish)
+        if wish.new:
+            try:
+                return await self._buy(ledger, wish, able, name, None)
+            except LostRaceError:
+                log.debug("Not new after all: %s", name)
         while True:
             landed = await asyncio.to_thread(ledger.read_landed, name)
             claim = await asyncio.to_thread(ledger.read_claim, name)
@@ -187,11 +195,14 @@ class Buyer:
             except LostRaceError:
                 continue
 
-    async def finish(self, claim: Claim, *, timeout: float, owner: str | None = None) -> Landed:
+    async def finish(
+        self, claim: Claim, *, timeout: float, owner: str | None = None, policy: PollPolicy | None = None
+    ) -> Landed:
         """Wait for what a claim has submitted, land its pictures, write the landed record.
 
         :param timeout: seconds to wait for the vendor; 0 to ask once.
         :param owner: who lands it; None for the claim's owner.
+        :param policy: how often to ask.
         :raises PollError: if the task has not ended, or cannot be fetched for now: collect it later.
         :raises LostError: if it was paid and cannot be had any more.
         :raises BgaiError: if the task failed; nothing was paid then.
@@ -209,7 +220,9 @@ class Buyer:
             seed=claim.seed,
             model=claim.model,
         )
-        generation = await hook.wait_for(known, timeout=timeout) if claim.task_id else known
+        generation = known
+        if claim.task_id:
+            generation = await hook.wait_for(known, timeout=timeout, policy=policy, submitted_at=claim.submitted_at)
         return await self._settle(ledger, claim, hook, generation, owner or claim.owner)
 
     async def _buy(

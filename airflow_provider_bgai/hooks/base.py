@@ -343,14 +343,24 @@ class BackgroundHook(BaseHook):
             max_concurrency=max(1, self.settings.max_concurrency // tasks),
         )
 
-    async def wait_for(self, generation: Generation, *, timeout: float, policy: PollPolicy | None = None) -> Generation:
+    async def wait_for(
+        self,
+        generation: Generation,
+        *,
+        timeout: float,
+        policy: PollPolicy | None = None,
+        submitted_at: float | None = None,
+    ) -> Generation:
         """Poll one task until it ends; with a timeout of 0, once.
 
+        :param submitted_at: epoch seconds; no poll is spent before one interval has passed since then.
         :raises PollError: at the time-out (seconds); carries the task ID, which stays collectable.
         """
         assert generation.task_id is not None
         now = time.time()
-        watch = TaskWatch([generation.task_id], deadline=now + timeout, now=now, policy=policy)
+        policy = policy or PollPolicy()
+        first = max(now, (submitted_at or 0.0) + policy.interval)
+        watch = TaskWatch([generation.task_id], deadline=now + timeout, now=first, policy=policy)
         results = await (self.watch(watch) if timeout else self.poll_all([generation.task_id]))
         if generation.task_id not in results:
             problem = watch.problems.get(generation.task_id, "still pending")

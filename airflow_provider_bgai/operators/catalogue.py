@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.operators.generate import fail
+from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ class GenerateCatalogueOperator(BaseOperator):
                 destination=destination,
                 owner=f"{run}/{name}",
                 in_flight=self.in_flight,
+                policy=PollPolicy(interval=self.poll_interval),
                 on_unknown_outcome=self.on_unknown_outcome,
                 hold_for=self.hold_for,
             )

@@ -18,6 +18,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
+from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class GenerateBackgroundOperator(BaseOperator):
 
     async def _collect(self, buyer: Buyer, claim: Claim, timeout: float) -> Landed:
         """Land a claim, which may be another run's with another destination."""
-        landed = await buyer.finish(claim, timeout=timeout)
+        landed = await buyer.finish(claim, timeout=timeout, policy=PollPolicy(interval=self.poll_interval))
         return await buyer.placed(landed, self.destination)
 
     def on_kill(self) -> None:

@@ -38,6 +38,14 @@ def state(api, dag_id: str, run_id: str) -> str | None:
     return instance["state"]
 
 
+def _belongs_to(airflow, process: psutil.Process) -> bool:
+    """Whether it is one of that Airflow's: test runners have titles of their own, with the test's name in them."""
+    try:
+        return process.environ().get("AIRFLOW_HOME") == str(airflow.home)
+    except psutil.Error:
+        return False
+
+
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -107,7 +115,7 @@ def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):
     wait_until(lambda: state(api, "generate_deferred", run_id) == "deferred")
     wait_until(lambda: any(request.kind == "poll" for request in box.requests))
     for process in psutil.process_iter():
-        if "triggerer" in _title(process):
+        if _belongs_to(airflow, process) and "triggerer" in _title(process):
             process.send_signal(signal.SIGKILL)
     # `airflow standalone` does not start it again, so a second one takes over.
     with running([str(SCRIPTS / "airflow"), "triggerer"], airflow.home / "triggerer.log", env=airflow.env):

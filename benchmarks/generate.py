@@ -1,0 +1,182 @@
+"""One run of 1,000 pictures, the vendor at work on each for 2 s, 64 in flight: against a bare script.
+
+The bare script sends the same submissions, polls, downloads and puts with asyncio, httpx and boto3 in threads; it
+keeps no ledger, verifies nothing and repeats nothing. Fewer products may be given, and a profile of our own
+stage asked for: ``python -m benchmarks.generate 300 --profile``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import hashlib
+import json
+import os
+import pstats
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from demo.services import S3Service, SandboxService, sandbox_process, seaweedfs
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.catalogue.records import Wanted
+
+PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "paper-bag.png"
+LATENCY = 2.0  # s
+IN_FLIGHT = 64
+THREADS = 32
+LIMIT = 1.25
+KEY = "a-key"
+
+
+def products(count: int, image: str, scene: str) -> list[Wanted]:
+    """So many pictures of one product, each in another scene."""
+    from airflow_provider_bgai.catalogue.records import Wanted
+
+    return [
+        Wanted(
+            fingerprint=hashlib.sha256(f"{scene} {number}".encode()).hexdigest(),
+            skus=(f"SKU-{number:05}",),
+            names=(f"SKU-{number:05}.{{ext}}",),
+            request={"image": image, "prompt": f"{scene} {number}"},
+            source="etag:1",
+        )
+        for number in range(count)
+    ]
+
+
+async def all_of(items: list[Wanted], one: Callable[[Wanted], Awaitable[None]]) -> None:
+    """Treat all items, so many at a time."""
+    slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def turn(item: Wanted) -> None:
+        async with slots:
+            await one(item)
+
+    async with asyncio.TaskGroup() as group:
+        for item in items:
+            group.create_task(turn(item))
+
+
+async def bare(s3: S3Service, sandbox: SandboxService, items: list[Wanted]) -> None:
+    """What a bare script does: read, submit, poll every 2 s, download, put."""
+    import boto3
+    import httpx
+    from botocore.config import Config
+
+    config = Config(s3={"addressing_style": "path"}, max_pool_connections=THREADS)
+    names = {"aws_access_key_id": s3.access_key, "aws_secret_access_key": s3.secret_key, "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=s3.endpoint, config=config, **names)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    path = "/api/tasks/visual/background"
+    limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+    async with httpx.AsyncClient(base_url=sandbox.url, limits=limits, timeout=60, trust_env=False) as http:
+
+        async def one(item: Wanted) -> None:
+            bucket, _, key = item.request["image"].removeprefix("s3://").partition("/")
+            image = await asyncio.to_thread(lambda: client.get_object(Bucket=bucket, Key=key)["Body"].read())
+            form = {"prompt": item.request["prompt"], "batch_size": "1"}
+            files = {"image_file": ("image.png", image, "image/png")}
+            answer = await http.post(path, data=form, files=files, headers={"x-api-key": KEY})
+            task = answer.raise_for_status().json()["data"]["task_id"]
+            data: dict[str, Any] = {"state": 0}
+            while data["state"] != 1:
+                await asyncio.sleep(2.0)
+                data = (await http.get(f"{path}/{task}", headers={"x-api-key": KEY})).raise_for_status().json()["data"]
+            picture = (await http.get(data["image_1"])).raise_for_status().content
+            name = f"bare/{item.fingerprint}.png"
+            await asyncio.to_thread(client.put_object, Bucket=bucket, Key=name, Body=picture, ContentType="image/png")
+
+        await all_of(items, one)
+
+
+def ours(destination: str, items: list[Wanted], *, profile: bool) -> tuple[float, Counter[str]]:
+    """The generate stage as a task runs it: seconds, and S3 requests by operation."""
+    from airflow_provider_bgai.catalogue.pipeline import Shard, generate, give_up
+    from airflow_provider_bgai.catalogue.purchase import Buyer
+    from airflow_provider_bgai.hooks import get_hook
+    from airflow_provider_bgai.storage import Storage
+
+    storage, hook = Storage(), get_hook("picwish_default")
+    hook.storage = storage
+    _ = hook.settings
+    calls: Counter[str] = Counter()
+    storage.client.meta.events.register("before-send.s3.*", lambda event_name, **_: calls.update([event_name]))
+    shard = Shard(Buyer([hook], storage), destination, "benchmark/0000", in_flight=IN_FLIGHT)
+
+    async def run() -> None:
+        async with hook:
+            results = give_up(items, await generate(shard, items, patience=120.0))
+        outcomes = Counter(result.outcome for result in results)
+        if outcomes != {"bought": len(items)}:
+            raise SystemExit(f"not all were bought: {outcomes}")
+
+    profiler = cProfile.Profile() if profile else None
+    began = time.perf_counter()
+    with profiler or nullcontext():
+        asyncio.run(run())
+    seconds = time.perf_counter() - began
+    if profiler is not None:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+    return seconds, Counter({name.rpartition(".")[2]: count for name, count in calls.items()})
+
+
+def polls(sandbox: SandboxService) -> int:
+    """Polls so far, of the last 20,000 requests."""
+    import httpx
+
+    seen = httpx.get(f"{sandbox.url}/_sandbox/requests", trust_env=False, timeout=60).json()["requests"]
+    return sum(request["kind"] == "poll" for request in seen)
+
+
+def measure(s3: S3Service, sandbox: SandboxService, count: int, profile: bool) -> float:
+    """Both, the bare script first; the ratio."""
+    from airflow_provider_bgai.storage import Storage
+
+    destination = f"s3://{s3.bucket}/shop"
+    image = f"{destination}/product.png"
+    Storage().put(image, PRODUCT.read_bytes(), content_type="image/png")
+    asyncio.run(bare(s3, sandbox, products(10, image, "warm")))
+    ours(destination, products(10, image, "warm"), profile=False)
+    before, began = polls(sandbox), time.perf_counter()
+    asyncio.run(bare(s3, sandbox, products(count, image, "bare")))
+    bare_seconds, between = time.perf_counter() - began, polls(sandbox)
+    seconds, calls = ours(destination, products(count, image, "ours"), profile=profile)
+    after = polls(sandbox)
+    requests = ", ".join(f"{name} {number / count:.1f}" for name, number in sorted(calls.items()))
+    print(f"{count} pictures, {LATENCY:g} s at the vendor, {IN_FLIGHT} in flight")
+    print(f"bare script:    {bare_seconds:6.1f} s, {(between - before) / count:.2f} polls a picture")
+    print(f"generate stage: {seconds:6.1f} s, {(after - between) / count:.2f} polls a picture")
+    print(f"S3 requests a picture: {calls.total() / count:.1f} ({requests}); the bare script sends 2")
+    print(f"ratio {seconds / bare_seconds:.2f} (limit {LIMIT})", flush=True)
+    return seconds / bare_seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.generate", description=__doc__)
+    parser.add_argument("products", nargs="?", type=int, default=1000)
+    parser.add_argument("--profile", action="store_true", help="print where the generate stage spends its time")
+    args = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        seaweedfs(Path(folder, "s3")) as s3,
+        sandbox_process(Path(folder, "sandbox"), latency=LATENCY) as sandbox,
+    ):
+        extra = {"allow_private_hosts": True, "requests_per_minute": 600_000, "max_concurrency": IN_FLIGHT}
+        picwish = {"conn_type": "bgai_picwish", "host": sandbox.url, "password": KEY, "extra": extra}
+        os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = s3.aws_connection()
+        os.environ["AIRFLOW_CONN_PICWISH_DEFAULT"] = json.dumps(picwish)
+        return 0 if measure(s3, sandbox, args.products, args.profile) <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
