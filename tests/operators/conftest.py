@@ -45,7 +45,7 @@ def run(dags, box, s3, connections, upload, product, request) -> Run:
         return {
             "state": str(dag_run.state),
             "tries": last.try_number,
-            "result": last.xcom_pull(task_ids=last.task_id, run_id=dag_run.run_id),
+            "result": last.xcom_pull(task_ids=last.task_id),
         }
 
     return run
