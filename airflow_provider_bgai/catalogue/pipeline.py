@@ -107,8 +107,8 @@ def give_up(wanted: Sequence[Wanted], progress: Progress) -> list[Result]:
 
 
 async def _walk(shard: Shard, item: Wanted, patience: float | None) -> list[Result] | Claim:
-    claim: Claim | None = None
     for attempt in range(1, ATTEMPTS + 1):
+        claim: Claim | None = None  # of this attempt: an earlier one's task has failed
         try:
             wish = Wish(
                 request=item.background_request(),

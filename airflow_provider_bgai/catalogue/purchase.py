@@ -76,19 +76,19 @@ class Breaker:
     a minute after several faults in a row."""
 
     faults: int = 0
-    closed_at: float = 0.0
+    resumes_at: float = 0.0
 
     def allows(self) -> bool:
-        return time.monotonic() >= self.closed_at
+        return time.monotonic() >= self.resumes_at
 
     def note(self, error: BgaiError | None) -> None:
         """What the connection answered last; None for a success."""
         if isinstance(error, QuotaError | AuthenticationError):
-            self.closed_at = float("inf")
+            self.resumes_at = float("inf")
         elif isinstance(error, VendorFaultError):
             self.faults += 1
             if self.faults >= FAULTS_IN_A_ROW:
-                self.closed_at, self.faults = time.monotonic() + BREAK_SECONDS, 0
+                self.resumes_at, self.faults = time.monotonic() + BREAK_SECONDS, 0
         elif error is None:
             self.faults = 0
 
