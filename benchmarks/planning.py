@@ -88,7 +88,7 @@ def _put(s3: S3Service, objects: list[tuple[str, bytes]]) -> None:
 
 def plan(bucket: str, run: str) -> None:
     """Plan in a process of its own, as a task does; print what it took."""
-    from airflow_provider_bgai.catalogue.plan import make_plan
+    from airflow_provider_bgai.catalogue.planner import make_plan
     from airflow_provider_bgai.hooks import get_hook
     from airflow_provider_bgai.storage import Storage
 

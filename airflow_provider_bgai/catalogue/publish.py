@@ -33,8 +33,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airflow_provider_bgai.catalogue.landing import name_output
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger
-from airflow_provider_bgai.catalogue.plan import PlanRecord, SkuState, read_plan, read_state, write_state
+from airflow_provider_bgai.catalogue.plan import PlanRecord, read_plan
 from airflow_provider_bgai.catalogue.records import Result, Wanted
+from airflow_provider_bgai.catalogue.state import SkuState, read_state, write_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.storage import Storage, split_uri
 

@@ -96,7 +96,7 @@ class PlanCatalogueOperator(BaseOperator):
     def execute(self, context: Context) -> list[str]:
         """Write the plan and its shards; spend nothing."""
         from airflow_provider_bgai.catalogue.budget import Budget, Caps
-        from airflow_provider_bgai.catalogue.plan import make_plan
+        from airflow_provider_bgai.catalogue.planner import make_plan
 
         storage, hooks = connect(self.conn_id, self.aws_conn_id)
         destination = self.destination.rstrip("/")

@@ -13,18 +13,12 @@ import pytest
 from airflow_provider_bgai.catalogue.landing import identify
 from airflow_provider_bgai.catalogue.ledger import Claim, Ledger, fingerprint
 from airflow_provider_bgai.catalogue.manifest import ManifestError
-from airflow_provider_bgai.catalogue.plan import (
-    FEW,
-    FEW_IN_FOLDER,
-    Plan,
-    SkuState,
-    make_plan,
-    read_plan,
-    read_state,
-    write_state,
-)
+from airflow_provider_bgai.catalogue.plan import Plan, read_plan
+from airflow_provider_bgai.catalogue.planner import FEW, make_plan
 from airflow_provider_bgai.catalogue.recipe import RecipeError
 from airflow_provider_bgai.catalogue.records import Result, Wanted, read_lines
+from airflow_provider_bgai.catalogue.sources import FEW_IN_FOLDER
+from airflow_provider_bgai.catalogue.state import SkuState, read_state, write_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.hooks import get_hook
 

@@ -18,7 +18,7 @@ import pytest
 
 from airflow_provider_bgai.catalogue import publish as module
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger, Output
-from airflow_provider_bgai.catalogue.plan import PlanRecord, SkuState, read_state
+from airflow_provider_bgai.catalogue.plan import PlanRecord
 from airflow_provider_bgai.catalogue.publish import (
     Entry,
     PublishConflictError,
@@ -32,6 +32,7 @@ from airflow_provider_bgai.catalogue.publish import (
     rollback,
 )
 from airflow_provider_bgai.catalogue.records import Result, Wanted, dump_lines
+from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.storage import Storage
 
