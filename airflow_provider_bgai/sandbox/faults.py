@@ -69,6 +69,8 @@ FAULTS: dict[str, dict[str, frozenset[str]]] = {
     "huge_image": _PICTURES,  # an endless-looking stream, ``size`` bytes long
     "bomb_image": _PICTURES,  # a small PNG file of 10,000 x 16,000 px
     "wrong_content_type": _PICTURES,  # a good picture labelled text/plain
+    "redrawn_product": _PICTURES,  # a whole picture whose product is not the shop's any more
+    "blank_image": _PICTURES,  # a whole picture with nothing in it
     # The vendor's own answers, gone wrong.
     "state_-1": _only(ASYNC_VENDORS, _SUBMIT),  # a task born to fail: accepted, never charged
     "state_-2": _only(ASYNC_VENDORS, _SUBMIT),

@@ -181,6 +181,22 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
 
 
+def redrawn(content: bytes) -> bytes:
+    """The picture with its middle third painted over, as generators do to labels and handles."""
+    picture = _decode(content)[0].copy()
+    width, height = picture.size
+    box = (width // 3, height // 3, 2 * width // 3, 2 * height // 3)
+    part = picture.crop(box)
+    soft = ImageOps.mirror(part).filter(ImageFilter.GaussianBlur(max(2, width // 60)))
+    picture.paste(soft.convert("RGB").convert("HSV").point(lambda value: (value + 40) % 256).convert("RGB"), box)
+    return encode(picture, "png")
+
+
+def blank(content: bytes) -> bytes:
+    """A plain picture of the same size."""
+    return encode(Image.new("RGB", _decode(content)[0].size, (128, 128, 128)), "png")
+
+
 def watermark(picture: Image.Image, text: str = "SANDBOX") -> Image.Image:
     """The picture with ``text`` across it, as Photoroom marks what a sandbox key buys."""
     layer = Image.new("RGBA", picture.size)

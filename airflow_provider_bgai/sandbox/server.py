@@ -213,6 +213,10 @@ def _spoiled_picture(response: Response, fault: Fault) -> Response:
         return StreamingResponse(_flood(fault.size), media_type="image/png")
     if fault.name == "bomb_image":
         return Response(paint.bomb(), media_type="image/png")
+    if fault.name == "redrawn_product":
+        return Response(paint.redrawn(bytes(response.body)), media_type="image/png")
+    if fault.name == "blank_image":
+        return Response(paint.blank(bytes(response.body)), media_type="image/png")
     if fault.name == "wrong_content_type":
         return Response(response.body, media_type="text/plain")
     return response

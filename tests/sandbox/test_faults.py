@@ -302,3 +302,18 @@ def test_rates_stay_where_they_belong():
     faults.set_rate("picwish.rate_limited@poll", 1)
     assert faults.draw("picwish", "poll") == Fault("rate_limited")
     assert faults.draw("picwish", "submit") is faults.draw("gptge", "poll") is None
+
+
+@pytest.mark.parametrize("vendor", WITH_LINKS + WITH_BYTES)
+def test_pictures_that_are_whole_and_wrong(box: Sandbox, vendors: Vendors, vendor):
+    right = picture_under_fault(box, vendors, vendor, "slow", delay=0).content
+    redrawn = picture_under_fault(box, vendors, vendor, "redrawn_product").content
+    blank = picture_under_fault(box, vendors, vendor, "blank_image").content
+    size = Image.open(io.BytesIO(right)).size
+    assert Image.open(io.BytesIO(redrawn)).size == Image.open(io.BytesIO(blank)).size == size
+    corner, middle = (2, 2), (size[0] // 2, size[1] // 2)
+    true, false = (Image.open(io.BytesIO(data)).convert("RGB") for data in (right, redrawn))
+    if vendor in WITH_LINKS:  # the others paint with another seed each time
+        assert true.getpixel(corner) == false.getpixel(corner)
+    assert true.getpixel(middle) != false.getpixel(middle)
+    assert len(Image.open(io.BytesIO(blank)).convert("RGB").getcolors()) == 1
