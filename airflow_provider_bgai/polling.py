@@ -17,6 +17,12 @@ from typing import Literal
 # "not found" it is not propagation any more.
 NOT_FOUND_GRACE = 60.0
 
+# Of many tasks submitted together, so many are asked at first. The others are asked once one of these has ended,
+# when they are likely to have ended, too: polls count against the vendor's rate, and each should bring a picture.
+SCOUTS = 4
+# After this many seconds they are asked even so.
+SCOUTING = 60.0
+
 
 @dataclass(frozen=True)
 class PollPolicy:
@@ -64,9 +70,10 @@ class TaskWatch:
         self._interval: dict[str, float] = dict.fromkeys(task_ids, self.policy.interval)
         self._missing_since: dict[str, float] = {}
         self._first_end: float | None = None
-        # The first polls are spread over one interval, so that a thousand tasks do not ask as one.
-        spread = self.policy.interval / max(1, len(self._interval))
-        self._due = [(now + place * spread, task_id) for place, task_id in enumerate(self._interval)]
+        self._due: list[tuple[float, str]] = []
+        self._plan(list(self._interval)[:SCOUTS], now)
+        self._unasked = list(self._interval)[SCOUTS:]
+        self._scouted_until = now + SCOUTING
 
     @property
     def pending(self) -> list[str]:
@@ -75,6 +82,7 @@ class TaskWatch:
 
     def due(self, now: float, limit: int) -> list[str]:
         """Take up to ``limit`` task IDs whose time has come. Report each with :meth:`saw` or :meth:`missed`."""
+        self._call_others(now)
         taken: list[str] = []
         while self._due and len(taken) < limit and self._due[0][0] <= now:
             taken.append(heapq.heappop(self._due)[1])
@@ -117,12 +125,25 @@ class TaskWatch:
             return Decision("give_up")
         if self._first_end is not None and now - self._first_end >= self.policy.land_within:
             return Decision("land")
-        times = [self.deadline]
+        self._call_others(now)
+        times = [self.deadline, self._scouted_until] if self._unasked else [self.deadline]
         if self._due:
             times.append(self._due[0][0])
         if self._first_end is not None:
             times.append(self._first_end + self.policy.land_within)
         return Decision("poll", max(0.0, min(times) - now))
+
+    def _plan(self, task_ids: list[str], now: float) -> None:
+        # Spread over one interval, so that a thousand tasks do not ask as one.
+        spread = self.policy.interval / max(1, len(task_ids))
+        for place, task_id in enumerate(task_ids):
+            heapq.heappush(self._due, (now + place * spread, task_id))
+
+    def _call_others(self, now: float) -> None:
+        since = self._scouted_until if self._first_end is None else self._first_end
+        if self._unasked and now >= since:
+            self._plan(self._unasked, since)
+            self._unasked = []
 
     def _again(self, task_id: str, now: float, at_least: float = 0.0) -> None:
         interval = self._interval[task_id]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_bgai.polling import NOT_FOUND_GRACE, PollPolicy, TaskWatch
+from airflow_provider_bgai.polling import NOT_FOUND_GRACE, SCOUTING, SCOUTS, PollPolicy, TaskWatch
 
 START = 1_000_000.0
 
@@ -67,7 +67,7 @@ class Played:
     def check(self, decision, now: float, in_flight) -> None:
         pending = set(self.task_ids) - set(self.watch.ended)
         assert set(self.watch.pending) == pending
-        scheduled = [task_id for _, task_id in self.watch._due]
+        scheduled = [task_id for _, task_id in self.watch._due] + self.watch._unasked
         assert sorted([*scheduled, *in_flight]) == sorted(pending)
         assert decision.wait >= 0
         waited = 0.0 if self.first_end is None else now - self.first_end
@@ -105,18 +105,52 @@ def test_the_interval_grows_from_its_start_to_its_bound_with_some_jitter(policy,
 
 
 @given(st.integers(1, 1000), st.floats(0.1, 10))
-def test_the_first_polls_are_spread_over_one_interval(count, interval):
+def test_scouts_are_asked_first_and_the_others_spread_over_one_interval_once_one_has_ended(count, interval):
     task_ids = [f"task-{number}" for number in range(count)]
     watch = TaskWatch(task_ids, deadline=START + 99, now=START, policy=PollPolicy(interval=interval))
-    half = watch.due(START + interval / 2, count)
-    assert abs(len(half) - count / 2) <= 1
-    assert sorted(half + watch.due(START + interval, count)) == sorted(task_ids)
+    scouts = watch.due(START + interval, count)
+    assert scouts == task_ids[:SCOUTS]
+    assert watch.due(START + interval, count) == []
+    ended = START + interval
+    watch.saw(scouts[0], "succeeded", ended)
+    others = count - len(scouts)
+    half = watch.due(ended + interval / 2, count)
+    assert abs(len(half) - others / 2) <= 1
+    assert sorted(half + watch.due(ended + interval, count)) == sorted(task_ids[SCOUTS:])
+
+
+def test_the_others_are_asked_even_if_no_scout_ends():
+    watch = TaskWatch(map(str, range(20)), deadline=START + 900, now=START)
+    now, asked = START, set()
+    while now < START + SCOUTING + 2.1:
+        for task_id in watch.due(now, 20):
+            asked.add(task_id)
+            watch.missed(task_id, "the line is down", now)
+        assert len(asked) <= SCOUTS or now >= START + SCOUTING
+        now += watch.decide(now).wait + 1e-3
+    assert len(asked) == 20
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 20.0, 45.0])
+def test_hundreds_of_tasks_cost_hardly_more_polls_than_pictures(seconds):
+    """Tasks that all take about as long, up to 10 % more."""
+    ends = {f"task-{number}": START + seconds * (1 + number % 11 / 100) for number in range(300)}
+    watch = TaskWatch(ends, deadline=START + 900, now=START)
+    now, polls = START, 0
+    while (decision := watch.decide(now)).action == "poll":
+        now += decision.wait
+        for task_id in watch.due(now, 300):
+            polls += 1
+            watch.saw(task_id, "succeeded" if now >= ends[task_id] else "pending", now)
+    assert decision.action == "done"
+    assert polls <= 1.25 * len(ends)
 
 
 @given(st.integers(1, 20))
 def test_no_more_are_taken_than_there_are_slots(limit):
     watch = TaskWatch(map(str, range(20)), deadline=START + 99, now=START)
-    assert len(watch.due(START + 10, limit)) == limit
+    assert len(watch.due(START + 10, limit)) == min(limit, SCOUTS)
+    assert len(watch.due(START + SCOUTING + 3, limit)) == min(limit, 20 - min(limit, SCOUTS))
 
 
 def test_a_duplicate_is_asked_once():
