@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import multiprocessing
-import multiprocessing.context
 import os
-import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,75 +18,12 @@ from pydantic import ValidationError
 
 from airflow_provider_bgai.catalogue.budget import Budget, Caps
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.storage import S3Object, Storage
+from airflow_provider_bgai.storage import Storage
+from tests.catalogue.support import Killed, MemoryStorage, processes_that_start_fast
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 DAY = 24 * 3600.0
 TEN_CENTS = Decimal("0.10")
-
-
-class Killed(Exception):
-    """The process ends here; nothing after it runs."""
-
-
-class MemoryStorage(Storage):
-    """S3 in memory, with its conditional writes. Something may happen before or after any call.
-
-    :ivar at: the number of the call, from 1, at which ``happens`` is run, or None.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.objects: dict[str, bytes] = {}
-        self.calls = 0
-        self.at: int | None = None
-        self.happens: Callable[[], None] = lambda: None
-        self.afterwards = False
-        self._lock = threading.RLock()
-
-    def plan(self, at: int, happens: Callable[[], None], *, afterwards: bool = False) -> None:
-        self.at, self.happens, self.afterwards = self.calls + at, happens, afterwards
-
-    def _call(self, act: Callable[[], Any]) -> Any:
-        self.calls += 1
-        due = self.at is not None and self.calls >= self.at
-        if due:
-            self.at = None
-        if due and not self.afterwards:
-            self.happens()
-        try:
-            with self._lock:
-                return act()
-        finally:
-            if due and self.afterwards:
-                self.happens()
-
-    def read_versioned(self, uri: str) -> tuple[bytes, str]:
-        def act() -> tuple[bytes, str]:
-            if uri not in self.objects:
-                raise FileNotFoundError(uri)
-            return self.objects[uri], self._etag(uri)
-
-        return self._call(act)
-
-    def head(self, uri: str) -> S3Object | None:
-        return self._call(lambda: S3Object(uri, 1, self._etag(uri)) if uri in self.objects else None)
-
-    def put(self, uri: str, body: Any, **_: Any) -> None:
-        self._call(lambda: self.objects.update({uri: body}))
-
-    def create(self, uri: str, body: bytes, **_: Any) -> str | None:
-        return self._call(lambda: None if uri in self.objects else self._write(uri, body))
-
-    def replace(self, uri: str, body: bytes, etag: str, **_: Any) -> str | None:
-        return self._call(lambda: self._write(uri, body) if uri in self.objects and self._etag(uri) == etag else None)
-
-    def _write(self, uri: str, body: bytes) -> str:
-        self.objects[uri] = body
-        return self._etag(uri)
-
-    def _etag(self, uri: str) -> str:
-        return hashlib.md5(self.objects[uri], usedforsecurity=False).hexdigest()
 
 
 @pytest.fixture
@@ -227,6 +160,20 @@ async def test_giving_back_twice_or_what_was_never_taken_frees_nothing(budget):
     assert mine.left() == (1, None)
 
 
+@pytest.mark.parametrize("call", range(1, 7))
+@pytest.mark.parametrize("holder", ["0000", "0001"], ids=["twin", "other"])
+async def test_who_takes_while_another_process_gives_back_is_counted_once(budget, memory, holder, call):
+    caps = {"run": {"pictures": 9}, "day": {"pictures": 4}}
+    mine, meanwhile = budget(caps), budget(caps, holder)
+    assert await mine.take("a", 2, None)
+    granted = []
+    memory.plan(call, lambda: granted.append(asyncio.run(meanwhile.take("b", 1, None))))
+    await mine.give_back("a")
+    assert granted == [True]
+    assert mine.left() == (3, None)
+    assert await take_all(budget(caps, "0002"), 9) == 3
+
+
 async def test_taking_and_giving_back_at_once_is_done_in_this_order(budget):
     purse = budget({"day": {"pictures": 1}})
     await asyncio.gather(purse.take("a", 1, None), purse.give_back("a"), purse.take("a", 1, None), purse.give_back("a"))
@@ -343,15 +290,6 @@ def test_of_eight_shards_that_race_for_a_budget_of_100_exactly_100_are_granted(s
     assert sum(granted) == 100
     left = Budget(storage, root, Caps.model_validate(caps), "night", "plan", NOON).left()
     assert left == (0, Decimal(10))
-
-
-def processes_that_start_fast() -> multiprocessing.context.ForkServerContext:
-    """Where processes come from that have imported what a task imports, and nothing else of this one."""
-    context = multiprocessing.get_context("forkserver")
-    hooks = [f"airflow_provider_bgai.hooks.{vendor}" for vendor in ("picwish", "photoroom", "katalis")]
-    tests = ["tests.catalogue.test_budget", "tests.catalogue.test_purchase_races"]
-    context.set_forkserver_preload(["airflow.providers.amazon.aws.hooks.s3", "httpx", "PIL.Image", *hooks, *tests])
-    return context
 
 
 def _race_process(connection: str, root: str, caps: dict[str, Any], holder: str, answers: Any) -> None:

@@ -33,7 +33,7 @@ from airflow_provider_bgai.catalogue.ledger import (
     LostRaceError,
 )
 from airflow_provider_bgai.storage import Storage
-from tests.catalogue.test_budget import MemoryStorage
+from tests.catalogue.support import MemoryStorage
 
 STATES = get_args(ClaimState)
 WISHES = ("wish-a", "wish-b")
@@ -58,7 +58,7 @@ class Bill:
     """What the vendor knows of a wish: the truth that the ledger must cover."""
 
     submissions: int = 0
-    tasks: dict[str, str] = field(default_factory=dict)  # task ID -> running, done, failed or gone
+    tasks: dict[str, str] = field(default_factory=dict)  # task ID -> running, done, failed, gone or redrawn
     free: int = 0  # ended, and not charged
 
 
@@ -137,7 +137,7 @@ class LedgerModel(RuleBasedStateMachine):
             if not resubmit and self.hour < (seen.held_until or 0):
                 return
             self.declared[wish] += 1
-        lost = seen is not None and seen.state == "lost"
+        lost = seen is not None and seen.state in ("lost", "quarantined")
         if self.write(run, wish, "claimed"):
             walk.may_pay = True
             self.declared[wish] += lost
@@ -191,8 +191,10 @@ class LedgerModel(RuleBasedStateMachine):
             self.write(run, wish, "failed", reason="fault")
         elif became == "gone":
             self.write(run, wish, "lost", reason="lost")
+        elif became == "redrawn":
+            self.write(run, wish, "quarantined", reason="quarantined")
         elif became == "done":
-            self.ledger.land(self.landed_of(walk.seen, run))
+            self.ledger.land(self.landed_of(walk.seen, run), walk.seen.claimed_at)
             self.walks[run, wish] = Walk()
 
     def landed_of(self, claim: Claim, run: str) -> Landed:
@@ -211,7 +213,7 @@ class LedgerModel(RuleBasedStateMachine):
             return
         if walk.landed.landed_at < walk.seen.claimed_at:
             return
-        if walk.seen.state in ("claimed", "submitted") and not self.write(run, wish, "landed"):
+        if walk.seen.state in ("claimed", "submitted", "held") and not self.write(run, wish, "landed"):
             return
         if self.walks[run, wish].seen.state == "landed" and self.write(run, wish, "claimed"):
             walk.may_pay, walk.landed = True, None
@@ -223,7 +225,7 @@ class LedgerModel(RuleBasedStateMachine):
         for key in [key for key in self.walks if key[0] == run]:
             del self.walks[key]
 
-    @rule(wish=wishes, became=st.sampled_from(["done", "done", "failed", "gone"]))
+    @rule(wish=wishes, became=st.sampled_from(["done", "done", "failed", "gone", "redrawn"]))
     def the_vendor_ends_a_task(self, wish: str, became: str) -> None:
         for task, state in self.bills[wish].tasks.items():
             if state == "running":

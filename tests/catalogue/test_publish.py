@@ -16,7 +16,7 @@ from decimal import Decimal
 
 import pytest
 
-from airflow_provider_bgai.catalogue import publish as module
+from airflow_provider_bgai.catalogue import scratch
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger, Output
 from airflow_provider_bgai.catalogue.plan import PlanRecord
 from airflow_provider_bgai.catalogue.publish import (
@@ -33,6 +33,7 @@ from airflow_provider_bgai.catalogue.publish import (
 )
 from airflow_provider_bgai.catalogue.records import Result, Wanted, dump_lines
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
+from airflow_provider_bgai.catalogue.versions import Current, Place
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.storage import Storage
 
@@ -128,7 +129,7 @@ class Shop:
     def manifest(self, run: str) -> dict[str, Result]:
         return {it.sku: it for it in read_manifest_of_run(self.storage, self.root, run)}
 
-    def current(self) -> module.Current:
+    def current(self) -> Current:
         return read_current(self.storage, self.root)
 
     def tidy(self) -> bool:
@@ -179,7 +180,7 @@ def test_pictures_appear_under_their_stable_keys_with_type_and_hash(shop, s3):
 def test_current_names_the_run_and_its_mapping_names_every_picture(shop):
     result = shop.result("a", "red")
     done = shop.publish("night-1", result)
-    assert shop.current() == module.Current(run="night-1", at=NOW)
+    assert shop.current() == Current(run="night-1", at=NOW)
     (entry,) = read_mapping(shop.storage, shop.root, "night-1")
     image = result.images[0]
     assert entry == Entry(key="a.png", uri=image.uri, sha256=image.sha256, fingerprint=result.fingerprint, sku="a")
@@ -254,7 +255,7 @@ def test_publishing_a_run_again_changes_nothing(shop):
     again = shop.publish("night-1", storage=storage)
     assert storage.copies == 0
     assert again == first.model_copy(update={"copied": 0})
-    assert shop.current() == module.Current(run="night-1", at=NOW)
+    assert shop.current() == Current(run="night-1", at=NOW)
 
 
 def test_a_run_that_is_published_again_with_more_pictures_adds_them(shop):
@@ -644,7 +645,7 @@ def test_a_publisher_that_was_asleep_too_long_writes_no_more(shop):
 
 
 def test_a_long_publish_renews_its_note(shop, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(scratch, "BATCH", 2)
     night = [shop.result(f"p{n}", "red") for n in range(12)]
     shop.publish("night-1", *night, storage=Counting(at_copy=lambda number: time.sleep(0.2)), workers=1, lease=1)
     assert len(shop.shown()) == 12
@@ -687,19 +688,37 @@ def test_a_hostile_name_is_refused_and_stops_no_other(shop, name):
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_hostile_key_in_a_mapping_is_neither_written_nor_deleted(storage, key):
-    place = module._Place("s3://bucket/shop", "night-1")
+    place = Place("s3://bucket/shop", "night-1")
     with pytest.raises(InvalidRequestError):
         place.stable(key)
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://other/secret.png", "{root}/_bgai/claims/fp.png", "{root}/_bgai/pictures/../x.png"]
+    "uri",
+    [
+        "s3://other/secret.png",
+        "{root}/_bgai/claims/fp.png",
+        "{root}/_bgai/pictures/../x.png",
+        "{root}/_bgai/finished/../x.png",
+        "{root}/_bgai/finished.png",
+    ],
 )
 def test_only_the_catalogues_own_pictures_are_published(shop, uri):
     result = shop.result("a", "red")
     image = result.images[0].model_copy(update={"uri": uri.format(root=shop.root)})
     done = shop.publish("night-1", result.model_copy(update={"images": (image,)}), max_failure_ratio=1)
     assert (shop.shown(), done.outcomes) == ({}, {"refused": 1})
+
+
+def test_a_finished_file_is_published_and_rolled_back_like_a_picture(shop):
+    result = shop.result("a", "red")
+    finished = result.images[0].model_copy(update={"uri": f"{shop.root}/_bgai/finished/ab12-1.png"})
+    shop.storage.copy(shop.result("b", "red, labelled").images[0].uri, finished.uri)
+    shop.publish("night-1", result.model_copy(update={"images": (finished,)}))
+    assert shop.shown() == shop.mapped("night-1") == {"a.png": "red, labelled 1"}
+    shop.publish("night-2", shop.result("a", "blue"))
+    shop.rollback()
+    assert shop.shown() == {"a.png": "red, labelled 1"}
 
 
 def test_two_products_of_one_name_are_not_mixed_up(shop):

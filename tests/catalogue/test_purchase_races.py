@@ -27,12 +27,16 @@ from airflow_provider_bgai.catalogue.purchase import Buyer, Wish
 from airflow_provider_bgai.exceptions import LostError, ModerationError, OverBudgetError, PollError, UnknownOutcomeError
 from airflow_provider_bgai.hooks import get_hook
 from airflow_provider_bgai.models import BackgroundRequest
+from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import Storage
-from tests.catalogue.test_budget import Killed, MemoryStorage, processes_that_start_fast
+from tests.catalogue.support import Killed, MemoryStorage, processes_that_start_fast
 
 # With tasks to collect; all in one answer; links in one answer.
 VENDORS = ("picwish", "photoroom", "katalis")
 KILLS = {"picwish": 10, "photoroom": 5, "katalis": 5}
+
+# The sandbox is done sooner than any vendor.
+OFTEN = PollPolicy(interval=0.05)
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -68,7 +72,7 @@ async def get(vendor: str, storage: Storage, wish: Wish, purse: Any = None) -> L
         found = await buyer.begin(wish)
         if isinstance(found, Landed):
             return found
-        return await buyer.finish(found, timeout=20, owner=wish.owner)
+        return await buyer.finish(found, timeout=20, owner=wish.owner, policy=OFTEN)
 
 
 # --- at the same time --------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""A publisher's scratch database: the run's results, and the mappings it compares. All SQL is here.
+
+It is a temporary file, so that 100,000 products need no memory. Tables hold records as JSON lines, and beside them the
+columns they are found by: ``results``, what became of every SKU; ``refused_rows`` of the shop's list, some without a
+SKU or with another row's; ``manifest``, both; the mappings ``known`` (published now), ``fresh`` (of this run's products
+that are not as known) and ``wanted`` (to be published); ``touched``, the keys that may show something else than wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from airflow_provider_bgai.catalogue.records import Result
+from airflow_provider_bgai.catalogue.versions import Entry
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+WITH_PICTURES = ("bought", "reused", "unchanged")
+Table = Literal["known", "fresh", "wanted"]
+
+_TABLES = """
+pragma journal_mode = off;
+create table results (sku text primary key, outcome text, line text) without rowid;
+create table refused_rows (sku text, outcome text, line text);
+create view manifest as select * from results union all select * from refused_rows;
+create table known (key text primary key, sku text, sha256 text, line text) without rowid;
+create table fresh (key text primary key, sku text, sha256 text, line text) without rowid;
+create table wanted (key text primary key, sku text, sha256 text, line text) without rowid;
+create table touched (key text primary key) without rowid;
+create index known_sku on known (sku);
+create index fresh_sku on fresh (sku);
+create index wanted_sku on wanted (sku);
+"""
+
+
+class Scratch:
+    """Use it in one thread.
+
+    :ivar missing: SKUs whose picture was bought and is not in S3.
+    """
+
+    def __init__(self) -> None:
+        # An empty name is a private file on disk, deleted with the connection.
+        self.db = sqlite3.connect("", isolation_level=None)
+        self.db.executescript(_TABLES)
+        self.db.execute("begin")
+        self.close = self.db.close
+        self.missing: dict[str, None] = {}
+
+    def put_result(self, result: Result, how: str = "or replace into results") -> None:
+        """Set what became of a SKU."""
+        self.db.execute(f"insert {how} values (?, ?, ?)", (result.sku, result.outcome, result.model_dump_json()))
+
+    def put_missing(self, sku: str, message: str) -> None:
+        """Report a picture that was bought and is not in S3. There is no result to say so when rolling back."""
+        log.warning("%s: not published: %s", sku, message)
+        self.missing[sku] = None
+        for line in list(self._column("select line from results where sku = ?", sku)):
+            result = Result.model_validate_json(line)
+            # Who paid for it in this run has lost it; for the others it was paid before.
+            outcome = "lost" if result.outcome == "bought" else "failed"
+            self.put_result(result.model_copy(update={"outcome": outcome, "reason": "missing", "error": message}))
+
+    def with_pictures(self) -> Iterator[list[Result]]:
+        """Results that have pictures, by SKU, some at a time; they may be replaced meanwhile."""
+        last = ""
+        query = f"select sku, line from results where sku > ? and outcome in {WITH_PICTURES} order by sku limit ?"
+        while rows := self.db.execute(query, (last, BATCH)).fetchall():
+            last = rows[-1][0]
+            yield [Result.model_validate_json(line) for _, line in rows]
+
+    def has_pictures(self, sku: str) -> bool:
+        """Whether it is among them."""
+        return any(self._column(f"select line from results where sku = ? and outcome in {WITH_PICTURES}", sku))
+
+    def outcomes(self) -> dict[str, int]:
+        """Products and refused rows by outcome."""
+        return dict(self.db.execute("select outcome, count(*) from manifest group by outcome"))
+
+    def put_entries(self, table: Table, entries: Iterable[Entry]) -> None:
+        """Set what their keys show."""
+        rows = ((entry.key, entry.sku, entry.sha256, entry.model_dump_json()) for entry in entries)
+        self.db.executemany(f"insert or replace into {table} values (?, ?, ?, ?)", rows)
+
+    def entries(self, table: Table, sku: str) -> list[Entry]:
+        """A product's entries."""
+        return [Entry.model_validate_json(it) for it in self._column(f"select line from {table} where sku = ?", sku)]
+
+    def taken_by(self, table: Table, entry: Entry) -> str | None:
+        """The other SKU whose picture an entry's key shows."""
+        return next(self._column(f"select sku from {table} where key = ? and sku <> ?", entry.key, entry.sku), None)
+
+    def combine(self) -> None:
+        """Want what is known, changed by what is fresh; of a fresh product no other key stays."""
+        self.db.execute("insert into wanted select * from known where sku not in (select sku from fresh)")
+        self.db.execute("insert or replace into wanted select * from fresh")
+
+    def replace_wanted(self, sku: str, entries: Iterable[Entry]) -> None:
+        """Want these entries of a product, and no others."""
+        self.db.execute("delete from wanted where sku = ?", (sku,))
+        self.put_entries("wanted", entries)
+
+    def touch(self, keys: Iterable[str]) -> None:
+        """These keys may show anything."""
+        self.db.executemany("insert or ignore into touched values (?)", ((key,) for key in keys))
+
+    def touch_differences(self) -> None:
+        """Touch the keys of which ``known`` and ``wanted`` say different things."""
+        for one, other in (("known", "wanted"), ("wanted", "known")):
+            differing = f"select key, sha256 from {one} except select key, sha256 from {other}"
+            self.db.execute(f"insert or ignore into touched select key from ({differing})")
+
+    def products_to_copy(self) -> Iterator[list[list[Entry]]]:
+        """Touched entries, product by product, some products at a time. Change no table meanwhile."""
+        changed = self.db.execute("select distinct sku from wanted join touched using (key) order by sku")
+        query = "select line from wanted join touched using (key) where sku = ?"
+        while rows := changed.fetchmany(BATCH):
+            yield [[Entry.model_validate_json(line) for line in self._column(query, sku)] for (sku,) in rows]
+
+    def keys_to_remove(self) -> Iterator[list[str]]:
+        """Touched keys that shall show nothing, some at a time. Change no table meanwhile."""
+        gone = self.db.execute("select key from touched where key not in (select key from wanted) order by key")
+        while rows := gone.fetchmany(BATCH):
+            yield [key for (key,) in rows]
+
+    def lines(self, table: Literal["manifest", "wanted"], by: str) -> Iterator[str]:
+        """All records of a table, in order of a column."""
+        return self._column(f"select line from {table} order by {by}")
+
+    def count_wanted(self) -> tuple[int, int]:
+        """Products and pictures to be published."""
+        products, pictures = self.db.execute("select count(distinct sku), count(*) from wanted").fetchone()
+        return products, pictures
+
+    def touched(self) -> Iterator[str]:
+        """The touched keys."""
+        return self._column("select key from touched")
+
+    def _column(self, query: str, *values: str) -> Iterator[str]:
+        return (value for (value,) in self.db.execute(query, values))
