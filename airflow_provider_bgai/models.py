@@ -115,6 +115,24 @@ class Generation:
             raise cls(self.error or "failed without a message", vendor=self.vendor, task_id=self.task_id)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceLimits:
+    """What a vendor takes as a source image. None: the vendor names no limit.
+
+    :param formats: by extension: ``"png"``, ``"jpg"``, ``"webp"``, ``"avif"``. PNG is always among them.
+    :param needs_alpha: it must be a cut-out already; False where the vendor removes backgrounds itself.
+    :param min_side: the shorter side must have this many px.
+    :param max_side: the longer side may have this many px.
+    :param max_bytes: of the file.
+    """
+
+    formats: tuple[str, ...] = ("png",)
+    needs_alpha: bool = True
+    min_side: int = 1
+    max_side: int | None = None
+    max_bytes: int | None = None
+
+
 _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "png", "image/png"),
     (b"\xff\xd8\xff", 0, "jpg", "image/jpeg"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from airflow_provider_bgai.imaging.verify import NotAPictureError, Picture, read_header, verify_whole
+from airflow_provider_bgai.imaging.prepare import read_rgba
+from airflow_provider_bgai.imaging.verify import (
+    MAX_PIXELS,
+    NotAPictureError,
+    Picture,
+    WrongPictureError,
+    open_whole,
+    read_header,
+    verify_result,
+    verify_whole,
+)
 from airflow_provider_bgai.sandbox import paint
 
 KINDS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+IMAGES = sorted((Path(__file__).parents[2] / "demo" / "catalogue" / "images").glob("*.png"))
 PILLOW = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 
 
@@ -82,6 +95,7 @@ def test_what_is_no_picture_says_how_it_begins(look, data):
     assert str(refused.value) == "empty" if not data else repr(data[:16]) in str(refused.value)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_before_it_is_decoded():
     bomb = paint.bomb()
     assert len(bomb) < 1_000_000
@@ -93,6 +107,142 @@ def test_the_limit_of_pixels_is_a_parameter():
     with pytest.raises(NotAPictureError, match="more than 100 pixels"):
         verify_whole(encode(), max_pixels=100)
     assert verify_whole(encode(), max_pixels=64 * 48).width == 64
+
+
+def test_another_format_with_the_right_bytes_in_the_right_place_is_not_decoded():
+    bitmap = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(bitmap, "BMP")
+    header, pixels = bitmap.getvalue()[:54], bitmap.getvalue()[54:]
+    # The field for where the pixels begin ends the word, so they begin at 0x5042.
+    disguised = header[:8] + b"WEBP\0\0" + header[14:] + bytes(0x5042 - 54) + pixels
+    assert Image.open(io.BytesIO(disguised)).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(NotAPictureError, match="header is broken"):
+        read_header(disguised)
+
+
+def test_a_limit_of_bytes():
+    data = encode()
+    assert verify_result(data, max_bytes=len(data))[0].size == len(data)
+    with pytest.raises(NotAPictureError, match=f"more than {len(data) - 1:,} bytes are not read"):
+        verify_result(data, max_bytes=len(data) - 1)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("webp", 5100), ("avif", 4600), ("jpg", 6100)])
+def test_what_takes_too_much_memory_for_its_kind_is_refused_undecoded(kind, side):
+    options = {"jpg": {"progressive": True}, "avif": {"speed": 10}, "webp": {"method": 0}}[kind]
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(buffer, PILLOW[kind], quality=10, **options)
+    assert side * side < MAX_PIXELS
+    with pytest.raises(NotAPictureError, match=rf"this {kind.upper()} would take \d+ MB to decode"):
+        verify_whole(buffer.getvalue())
+
+
+def test_the_pixels_come_along_so_that_nobody_decodes_twice():
+    data = encode("jpg", (300, 200))
+    picture, image = open_whole(data)
+    assert picture == verify_whole(data)
+    assert image.size == (300, 200)
+    assert image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
+
+
+# --- what came back, against what was asked ----------------------------------------------------------
+
+
+def as_file(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def fault(data: bytes, **asked) -> str | None:
+    try:
+        verify_result(data, **asked)
+    except WrongPictureError as error:
+        return error.fault if str(error) else "says nothing"
+    return None
+
+
+def test_size_and_aspect_are_held_against_what_was_asked():
+    data = encode(size=(512, 384))
+    assert fault(data, size=(512, 384), aspect=4 / 3) is None
+    assert fault(data, size=(512, 385)) == "size"
+    assert fault(data, aspect=1.0) == "aspect"
+    assert fault(data, aspect=512 / 382) is None, "sides are rounded"
+    assert fault(data, aspect=512 / 370) == "aspect"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("colour", ["white", "black", "#7f8182"])
+def test_one_colour_is_blank(kind, colour):
+    noise = np.random.default_rng(1).integers(-2, 3, (300, 400, 3))
+    pixels = np.clip(np.asarray(Image.new("RGB", (400, 300), colour)).astype(int) + noise, 0, 255)
+    assert fault(as_file(Image.fromarray(pixels.astype(np.uint8)), kind)) == "blank"
+
+
+def test_nothing_but_transparency_is_blank():
+    noise = np.random.default_rng(1).integers(0, 256, (300, 400, 4), dtype=np.uint8)
+    noise[..., 3] //= 20
+    assert fault(as_file(Image.fromarray(noise, "RGBA"))) == "blank"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_small_product_in_any_mode_is_not_blank(mode):
+    image = Image.new("RGBA", (400, 400), "white")
+    image.paste("navy", (190, 190, 215, 215))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    assert fault(as_file(image)) is None
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_the_unchanged_input_is_told_from_a_painted_one(path):
+    data = path.read_bytes()
+    source = read_rgba(data)
+    asked = {"aspect": source.width / source.height, "source": source}
+    assert fault(data, **asked) == "unchanged"
+    for colour in ("white", "black"):
+        flat = paint.flatten(source, colour)
+        for size in (source.size, (source.width * 3 // 4, source.height * 3 // 4)):
+            for kind in ("PNG", "JPEG", "WEBP"):
+                found = fault(as_file(flat.resize(size), kind), source=source)
+                assert found == ("blank" if flat.getbbox() is None else "unchanged"), "a violin, black on black"
+    dropped = source.convert("RGB")
+    assert fault(as_file(dropped), **asked) == ("blank" if dropped.getbbox() is None else "unchanged")
+    for prompt in ("a white studio", "black", "oak table, morning light", "at the sea"):
+        for kind in ("png", "jpeg"):
+            painted = paint.encode(paint.compose(source, prompt, 7, 0), kind)
+            assert fault(painted, **asked) is None
+
+
+def test_an_opaque_source_that_comes_back_as_it_was():
+    photo = Image.effect_noise((300, 200), 60).convert("RGBA")
+    assert fault(as_file(photo.convert("RGB"), "JPEG", quality=95), source=photo) == "unchanged"
+    assert fault(as_file(Image.effect_noise((300, 200), 60)), source=photo) is None
+
+
+def test_a_picture_framed_anew_is_judged_by_its_transparency_alone():
+    source = read_rgba(IMAGES[0].read_bytes())
+    canvas = Image.new("RGBA", (1000, 1400))
+    canvas.paste(source, (100, 300))
+    assert fault(as_file(canvas), source=source) == "unchanged"
+    assert fault(paint.encode(paint.compose(canvas, "sea", 1, 0), "png"), source=source) is None
+
+
+def test_looking_costs_little_beside_decoding():
+    source = read_rgba(IMAGES[1].read_bytes())
+    painted = as_file(paint.compose(source, "sea", 1, 0))
+
+    def best(work) -> float:
+        times = []
+        for _ in range(7):
+            began = time.process_time()
+            work()
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert best(lambda: verify_result(painted, source=source, aspect=0.707)) < 3 * best(lambda: verify_whole(painted))
 
 
 @settings(max_examples=300)
