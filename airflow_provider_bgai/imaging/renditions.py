@@ -1,0 +1,523 @@
+"""Further sizes and formats of one picture, by recipe: for a shop system, a marketplace, a thumbnail.
+
+A rendition pads, extends or scales; it never stretches, and enlarges only where ``upscale`` says so. Equal input gives
+equal bytes. No metadata is carried over; labels are written afterwards, into the bytes made here.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Array = NDArray[Any]
+
+KINDS = {
+    "jpeg": ("jpg", "image/jpeg"),
+    "png": ("png", "image/png"),
+    "webp": ("webp", "image/webp"),
+    "avif": ("avif", "image/avif"),
+}
+QUALITY = {"jpeg": 90, "webp": 82, "avif": 65}
+LOWEST_QUALITY = {"jpeg": 50, "webp": 40, "avif": 30}
+"""What ``max_bytes`` may lower the quality to. Below, a smaller picture looks better than a worse one."""
+LONGEST_SIDE = {"jpeg": 65_535, "webp": 16_383, "avif": 65_535, "png": 65_535}
+"""px the formats can hold (for AVIF and PNG: far more than is ever decoded here)."""
+
+MIN_ALPHA = 8
+"""Of 255. Fainter pixels of a cut-out are dust: nobody sees them, but they would count as product."""
+
+
+# How a picture is continued beyond its edge (see _beyond): share of its width that is mirrored, radius of the blur in
+# px per px of distance and, along the seam, as a share of that, and samples of the profile along the seam.
+STRIP, BLUR_AWAY, BLUR_ALONG, PROFILE = 0.03, 0.6, 0.2, 129
+
+
+class RenditionError(ValueError):
+    """A rendition that cannot be made, or was described wrongly. Names the field to change."""
+
+
+class Rendition(BaseModel):
+    """One further picture.
+
+    :param of: the vendor's ``picture``, or the shop's own ``cutout`` on a plain ``background``, without any vendor.
+    :param width, height: px. With ``pad`` and ``extend`` the frame, both needed; with ``inside`` the most it may be.
+        A picture that has fewer pixels makes a smaller frame of the same shape.
+    :param fit: ``inside`` scales only; ``pad`` fills the rest of the frame with ``background``; ``extend`` continues
+        the picture's own edges.
+    :param quality: 1 to 100, of the encoder; not for PNG. Left out, what suits the format (:data:`QUALITY`).
+    :param max_bytes: met by lowering the quality (:data:`LOWEST_QUALITY`), then the size.
+    :param max_pixels: width x height, met by scaling down.
+    :param min_side: px each side must have, or the rendition is refused.
+    :param background: of ``pad`` and ``cutout``, as ``#RRGGBB``.
+    :param fill: share of the frame that the product's bounding box spans, in the direction it touches first.
+    :param upscale: the largest factor a picture may be enlarged by.
+    :param source_type: the IPTC ``DigitalSourceType`` this channel wants on the label. Carried through only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of: Literal["picture", "cutout"] = "picture"
+    width: int | None = Field(default=None, ge=1, le=16_383)
+    height: int | None = Field(default=None, ge=1, le=16_383)
+    fit: Literal["inside", "pad", "extend"] = "inside"
+    format: Literal["jpeg", "png", "webp", "avif"] = "jpeg"
+    quality: int | None = Field(default=None, ge=1, le=100)
+    max_bytes: int | None = Field(default=None, ge=1)
+    max_pixels: int | None = Field(default=None, ge=1)
+    min_side: int | None = Field(default=None, ge=1)
+    background: str = Field(default="#FFFFFF", pattern=r"^#[0-9a-fA-F]{6}$")
+    fill: float | None = Field(default=None, gt=0, le=1)
+    upscale: float = Field(default=1.0, ge=1, le=16)
+    source_type: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Rendition:
+        if self.fit != "inside" and (self.width is None or self.height is None):
+            raise ValueError(f"fit={self.fit!r} needs width and height")
+        if self.of == "cutout" and self.fit == "extend":
+            raise ValueError("fit='extend' has nothing to extend behind of='cutout'; use fit='pad'")
+        if self.fill is not None and (self.of != "cutout" or self.fit != "pad"):
+            raise ValueError("fill needs of='cutout' and fit='pad': only there it is known where the product is")
+        if self.format == "png" and self.quality is not None:
+            raise ValueError("quality is not for format='png', which loses nothing")
+        for side in ("width", "height"):
+            value = getattr(self, side)
+            if value is not None and self.min_side is not None and value < self.min_side:
+                raise ValueError(f"{side}={value} is less than min_side={self.min_side}")
+        return self
+
+
+# The source of each fact stands in docs/renditions.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "shopify": {"width": 2048, "height": 2048, "fit": "extend", "max_bytes": 20_000_000},
+    "google": {
+        "quality": 92,
+        "max_bytes": 16_000_000,
+        "max_pixels": 64_000_000,
+        "min_side": 500,
+        "source_type": "trainedAlgorithmicMedia",
+    },
+    "amazon_main": {
+        "of": "cutout",
+        "width": 2000,
+        "height": 2000,
+        "fit": "pad",
+        "fill": 0.9,
+        "quality": 95,
+        "max_bytes": 10_000_000,
+        "min_side": 500,
+    },
+    "amazon": {
+        "width": 2000,
+        "height": 2000,
+        "fit": "extend",
+        "quality": 95,
+        "max_bytes": 10_000_000,
+        "min_side": 500,
+    },
+    "thumbnail": {"width": 320, "height": 320, "format": "webp", "quality": 75},
+    "webp": {"format": "webp"},
+    "avif": {"format": "avif"},
+}
+
+
+def _with_presets(renditions: Any) -> Any:
+    if not isinstance(renditions, Mapping):
+        return renditions
+    described = {}
+    for name, own in renditions.items():
+        own = {} if own is None else own
+        if not own and name not in PRESETS:
+            raise ValueError(f"{name!r} says nothing and is no preset; presets are {', '.join(PRESETS)}")
+        described[name] = {**PRESETS.get(name, {}), **own} if isinstance(own, Mapping) else own
+    return described
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Renditions = Annotated[dict[Name, Rendition], BeforeValidator(_with_presets)]
+"""A recipe's field: renditions by name. A preset's name starts from that preset; fields given override it."""
+
+_RENDITIONS: TypeAdapter[dict[str, Rendition]] = TypeAdapter(Renditions)
+
+
+def renditions_of(mapping: Mapping[str, Any]) -> dict[str, Rendition]:
+    """The renditions a recipe describes. :raises RenditionError: naming every wrong field."""
+    try:
+        return _RENDITIONS.validate_python(mapping)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc'])) or 'renditions'}: {e['msg']}" for e in error.errors())
+        raise RenditionError("; ".join(wrong)) from None
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendition's file. ``width`` and ``height`` in px; ``notes`` say what a person should know of it."""
+
+    data: bytes
+    content_type: str
+    extension: str
+    width: int
+    height: int
+    notes: tuple[str, ...] = ()
+
+
+def render(picture: Image.Image, rendition: Rendition) -> Rendered:
+    """Make one rendition.
+
+    :param picture: upright, sRGB; for ``of="cutout"`` with alpha.
+    :raises RenditionError: if it cannot be made within its limits.
+    """
+    _check_encoder(rendition.format)
+    if rendition.of == "cutout":
+        picture = _cut_out(picture, whole=rendition.fill is None)
+    shrink = 1.0
+    while True:
+        layout = _lay_out(picture.size, rendition, shrink)
+        canvas, outside = _draw(picture, rendition, layout)
+        data, notes = _encode_within(canvas, outside, rendition)
+        if rendition.max_bytes is None or len(data) <= rendition.max_bytes:
+            extension, content_type = KINDS[rendition.format]
+            return Rendered(data, content_type, extension, *layout.frame, (*layout.notes, *notes))
+        if max(layout.frame) <= 16:
+            raise RenditionError(f"max_bytes={rendition.max_bytes} is too little for any picture")
+        shrink *= min(0.9, max(0.25, 0.97 * math.sqrt(rendition.max_bytes / len(data))))
+
+
+def thumbnail(picture: Image.Image, side: int = 160) -> bytes:
+    """A small WebP for a report, a few kB. ``side`` in px; transparency is kept."""
+    from PIL import Image
+
+    small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small.info = {}
+    return _save(small, "WEBP", quality=70, method=4)
+
+
+def _check_encoder(kind: str) -> None:
+    from PIL import Image
+
+    Image.init()
+    if kind.upper() not in Image.SAVE:
+        raise RenditionError(f"format={kind!r}: this Pillow cannot write it (AVIF needs Pillow 11.3 or newer)")
+
+
+def _cut_out(picture: Image.Image, *, whole: bool) -> Image.Image:
+    """The cut-out without dust; not ``whole``: without its margins, too."""
+    if not picture.has_transparency_data:
+        raise RenditionError("of='cutout': the source has no transparency, so it is not known what the product is")
+    cutout = _without_dust(picture)
+    alpha = cutout.getchannel("A")
+    box = alpha.getbbox()
+    if box is None:
+        raise RenditionError("of='cutout': the source is empty; every pixel is transparent")
+    if alpha.getextrema()[0] == 255:
+        raise RenditionError("of='cutout': every pixel is opaque, so it is not known what the product is")
+    return cutout if whole else cutout.crop(box)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in px: of the frame, and of the picture in its middle."""
+
+    frame: tuple[int, int]
+    inner: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def _lay_out(size: tuple[int, int], rendition: Rendition, shrink: float) -> _Layout:
+    """Where everything goes. ``shrink``: the factor by which ``max_bytes`` makes it smaller than it could be."""
+    wide, high = size
+    bounds = [(rendition.width, wide), (rendition.height, high)]
+    factors = [(rendition.fill or 1.0) * most / own for most, own in bounds if most is not None]
+    wanted = min(factors, default=max(1.0, (rendition.min_side or 1) / min(size)))
+    scale = min(wanted, rendition.upscale)
+    # A picture that may not be enlarged so far takes the frame with it: no borders on all four sides.
+    if rendition.fit != "inside" and rendition.width is not None and rendition.height is not None:
+        frame = (rendition.width * scale / wanted, rendition.height * scale / wanted)
+    else:
+        frame = (wide * scale, high * scale)
+    cap = min(1.0, LONGEST_SIDE[rendition.format] / max(frame))
+    if rendition.max_pixels is not None:
+        cap = min(cap, math.sqrt(rendition.max_pixels / (frame[0] * frame[1])))
+    cap *= shrink
+    outer = _whole(frame, cap, math.floor if rendition.fit != "inside" or cap < 1 else round)
+    inner = _whole(size, scale * cap, math.ceil if rendition.fill is not None else round)
+    if rendition.fit == "inside":
+        inner = outer
+    inner = (min(inner[0], outer[0]), min(inner[1], outer[1]))
+
+    notes = []
+    size_text = f"{outer[0]} x {outer[1]} px"
+    subject = "product" if rendition.fill is not None else "picture"
+    if scale < wanted:
+        notes.append(
+            f"{size_text}: the {subject} has only {wide} x {high} px, and upscale={rendition.upscale:g} "
+            f"(full size needs {math.ceil(wanted * 100) / 100:g})"
+        )
+    if scale * cap > 1:
+        notes.append(f"{subject} of {wide} x {high} px enlarged {scale * cap:.2f} times")
+    if cap < 1:
+        limit = "max_bytes" if shrink < 1 else "max_pixels" if rendition.max_pixels else f"format={rendition.format!r}"
+        notes.append(f"scaled down to {size_text} for {limit}")
+    if rendition.min_side is not None and min(outer) < rendition.min_side:
+        raise RenditionError(f"less than min_side={rendition.min_side}: {'; '.join(notes) or size_text}")
+    return _Layout(outer, inner, tuple(notes))
+
+
+def _whole(size: tuple[float, float], factor: float, rounded: Callable[[float], int]) -> tuple[int, int]:
+    """Scaled to whole px; a millionth of a px is no px."""
+    return (max(1, rounded(round(size[0] * factor, 6))), max(1, rounded(round(size[1] * factor, 6))))
+
+
+def _draw(picture: Image.Image, rendition: Rendition, layout: _Layout) -> tuple[Image.Image, Image.Image | None]:
+    """The rendition's pixels, and for a cut-out a mask of those that are nothing but background."""
+    from PIL import Image
+
+    inner = _resized(picture.convert("RGBA" if picture.has_transparency_data else "RGB"), layout.inner)
+    place = ((layout.frame[0] - inner.width) // 2, (layout.frame[1] - inner.height) // 2)
+    outside = None
+    if rendition.of == "cutout":
+        # Again, because the filter rings a few px off every hard edge.
+        inner = _without_dust(inner)
+        outside = Image.new("L", layout.frame, 255)
+        outside.paste(inner.getchannel("A").point([255] + [0] * 255), place)
+    if inner.mode == "RGBA":
+        flat = Image.new("RGB", inner.size, rendition.background)
+        flat.paste(inner, mask=inner)
+        inner = flat
+    if rendition.fit == "extend":
+        return _extend(inner, layout.frame, place), outside
+    canvas = Image.new("RGB", layout.frame, rendition.background)
+    canvas.paste(inner, place)
+    return canvas, outside
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled, without the colours that transparent pixels hide, and without a bright rim along a cut-out's edge.
+
+    Pillow alone leaves that rim: it cuts colour times alpha, which rings, to 0 to 255 before dividing by alpha again.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if picture.size == size:
+        return picture
+    lanczos = Image.Resampling.LANCZOS
+    if picture.mode == "RGB":
+        return picture.resize(size, lanczos, reducing_gap=3.0)
+    pixels = np.asarray(picture, np.float32)
+    planes = [*np.moveaxis(pixels[..., :3] * pixels[..., 3:], -1, 0), pixels[..., 3]]
+    *colours, alpha = (np.asarray(Image.fromarray(plane).resize(size, lanczos, reducing_gap=3.0)) for plane in planes)
+    straight = [colour / np.maximum(alpha, 1) for colour in colours]
+    return Image.fromarray((np.stack([*straight, alpha], -1) + 0.5).clip(0, 255).astype(np.uint8), "RGBA")
+
+
+def _without_dust(cutout: Image.Image) -> Image.Image:
+    cleaned = cutout.convert("RGBA")
+    cleaned.putalpha(cleaned.getchannel("A").point([0] * MIN_ALPHA + [*range(MIN_ALPHA, 256)]))
+    return cleaned
+
+
+def _extend(picture: Image.Image, frame: tuple[int, int], place: tuple[int, int]) -> Image.Image:
+    """The picture at its place in the frame, its edges continued outwards."""
+    from PIL import Image
+
+    left, top = place
+    wide = _continue_sides(picture, left, frame[0] - left - picture.width)
+    turned = wide.transpose(Image.Transpose.TRANSPOSE)
+    return _continue_sides(turned, top, frame[1] - top - picture.height).transpose(Image.Transpose.TRANSPOSE)
+
+
+def _continue_sides(picture: Image.Image, left: int, right: int) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    canvas = Image.new("RGB", (left + picture.width + right, picture.height))
+    canvas.paste(picture, (left, 0))
+    if left:
+        canvas.paste(ImageOps.mirror(_beyond(ImageOps.mirror(picture), left)), (0, 0))
+    if right:
+        canvas.paste(_beyond(picture, right), (left + picture.width, 0))
+    return canvas
+
+
+def _beyond(picture: Image.Image, length: int) -> Image.Image:
+    """What could be right of the picture, ``length`` px wide.
+
+    At the seam its last strip, mirrored on and on and ever more blurred, which carries texture over. Farther out that
+    fades into the strip's profile: the colours along the seam without what covers less than a third of it, so that a
+    wall, a floor and the line between them go on, and a handle that touches the edge does not.
+    """
+    import numpy as np
+    from PIL import Image, ImageFilter
+
+    reach = max(1, round(picture.width * STRIP))
+    strip = picture.crop((picture.width - reach, 0, *picture.size))
+    mirrored = Image.fromarray(np.pad(np.asarray(strip), ((0, 0), (0, length), (0, 0)), "symmetric"))
+    distance = np.arange(length, dtype=np.float32)
+    blur = np.log2(1 + np.minimum(distance, 3 * reach) * BLUR_AWAY)
+    near = np.zeros((picture.height, length, 3), np.float32)
+    for level in range(math.ceil(blur[-1]) + 1):
+        share = np.clip(1 - np.abs(blur - level), 0, 1)
+        radius = 2**level - 1
+        blurred = mirrored.filter(ImageFilter.GaussianBlur((radius, radius * BLUR_ALONG)))
+        near += np.asarray(blurred)[:, reach:] * share[:, None]
+
+    profile = np.asarray(strip.resize((1, PROFILE), Image.Resampling.BOX), np.float32)[:, 0]
+    plain = np.median(_windows(profile, PROFILE // 3), axis=-1)
+    # Light falls off slowly; a product that touches the edge stands out from what lies around it.
+    stands_out = (np.abs(profile - plain).max(-1, keepdims=True) > 24).astype(np.float32)
+    stands_out = _windows(_windows(stands_out, 4).max(-1), 4).mean(-1).clip(0, 1)
+    plain = _windows(profile + (plain - profile) * stands_out, 2).mean(-1)
+    along = Image.fromarray((plain[:, None] + 0.5).clip(0, 255).astype(np.uint8))
+    far = np.asarray(along.resize((length, picture.height), Image.Resampling.BICUBIC), np.float32)
+    fade = np.clip(distance / (3 * reach), 0, 1)
+    fade = (fade * fade * (3 - 2 * fade))[:, None]
+    return Image.fromarray((near + (far - near) * fade + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def _windows(samples: Array, reach: int) -> Array:
+    """Every sample with its neighbours up to ``reach`` away, on a new last axis. Slopes go on beyond both ends."""
+    import numpy as np
+
+    padded = np.pad(samples, [(reach, reach), (0, 0)], "reflect", reflect_type="odd")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=0)
+
+
+def _encode_within(canvas: Image.Image, outside: Image.Image | None, rendition: Rendition) -> tuple[bytes, list[str]]:
+    """The file of the best quality that ``max_bytes`` allows; where none is small enough, of the lowest."""
+    kind, most = rendition.format, rendition.max_bytes
+    quality = rendition.quality or QUALITY.get(kind)
+    data = _encode(canvas, outside, rendition, quality)
+    if quality is None or most is None or len(data) <= most:
+        return data, []
+    lowest, highest = min(LOWEST_QUALITY[kind], quality), quality
+    data = _encode(canvas, outside, rendition, lowest)
+    if len(data) > most:
+        return data, []
+    while highest - lowest > 1:
+        middle = (lowest + highest) // 2
+        tried = _encode(canvas, outside, rendition, middle)
+        if len(tried) <= most:
+            lowest, data = middle, tried
+        else:
+            highest = middle
+    return data, [f"quality {lowest} instead of {quality} for max_bytes"]
+
+
+def _encode(canvas: Image.Image, outside: Image.Image | None, rendition: Rendition, quality: int | None) -> bytes:
+    if rendition.format == "png":
+        return _save(canvas, "PNG")
+    assert quality is not None
+    # Small red or blue print on a product does not survive halved colour.
+    fine = quality >= 90
+    if rendition.format == "webp":
+        return _save(canvas, "WEBP", quality=quality, method=4)
+    if rendition.format == "avif":
+        # One thread, so that bytes do not depend on the machine.
+        return _save(canvas, "AVIF", quality=quality, speed=8, subsampling="4:4:4" if fine else "4:2:0", max_threads=1)
+    if outside is not None and rendition.background.upper() == "#FFFFFF":
+        return _white_jpeg(canvas, outside, quality)
+    return _save(canvas, "JPEG", quality=quality, subsampling=0 if fine else 2, optimize=True, progressive=True)
+
+
+def _save(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _white_jpeg(canvas: Image.Image, outside: Image.Image, quality: int) -> bytes:
+    """A JPEG that decodes to 255, 255, 255 wherever ``outside`` is set.
+
+    JPEG rings around every edge, at quality 100 too, and turns white beside the product into 250. So white is written
+    as brighter than white, which every decoder cuts back to 255. Eight bits going in have no room for that: brightness
+    goes in at half its range, and the file's quantisation table is doubled, which restores it. Colour cannot be cut
+    back; it is stored in the finest steps there are, and see :func:`_grey_outside`.
+    """
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(_save(Image.new("L", (8, 8)), "JPEG", quality=quality))) as like:
+        luma = [min(127, (step + 1) // 2) for step in like.quantization[0]]  # type: ignore[attr-defined]
+    brightness, *colours = canvas.convert("YCbCr").split()
+    white = np.asarray(outside, bool)
+    bands = [_grey_outside(np.asarray(colour), white) for colour in colours]
+    values = np.asarray(brightness, np.uint16)
+    # Odd values go up and down in turn: halving would darken them all.
+    turn = np.indices(values.shape, np.uint8).sum(0) & 1
+    halved = ((values + turn) // 2 + 64).astype(np.uint8)
+    for above in (12, 24, 48, 96):
+        halved[white] = 128 + (127 + above) // 2
+        picture = Image.merge("YCbCr", [Image.fromarray(band) for band in (halved, *bands)])
+        tables = [luma, [1] * 64]
+        data = bytearray(_save(picture, "JPEG", qtables=tables, subsampling=0, optimize=True, progressive=True))
+        _double_first_table(data)
+        with Image.open(io.BytesIO(data)) as decoded:
+            if (np.asarray(decoded)[white] == 255).all():
+                return bytes(data)
+    raise RenditionError(f"quality={quality} cannot keep the background white")
+
+
+def _grey_outside(colour: Array, outside: Array) -> Array:
+    """A plane of Cb or Cr that a JPEG in steps of 1 gives back as exactly 128 ``outside`` the product.
+
+    Only blocks of 8 x 8 px that the product's edge runs through are in danger. There the product's colours are nudged
+    by a step or two until rounding leaves the outside alone; a block that resists goes pale by and by (a few in a
+    thousand do). Seeded, so that equal input gives equal bytes.
+    """
+    import numpy as np
+    from PIL import Image
+
+    high, wide = colour.shape
+    margins = [(0, -high % 8), (0, -wide % 8)]
+    rows, columns = (high + 7) // 8, (wide + 7) // 8
+
+    def blocks_of(plane: Array) -> Array:
+        return np.pad(plane, margins, "edge").reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+
+    def back(blocks: Array) -> Array:
+        """As they come back from a JPEG; blocks do not influence each other."""
+        rest = -len(blocks) % 64
+        sheet = np.concatenate([blocks, np.full((rest, 8, 8), 128, np.uint8)]).reshape(-1, 64, 8, 8).swapaxes(1, 2)
+        file = _save(Image.fromarray(sheet.reshape(-1, 512)), "JPEG", qtables=[[1] * 64])
+        with Image.open(io.BytesIO(file)) as decoded:
+            sheet = np.asarray(decoded).reshape(-1, 8, 64, 8)
+        return sheet.swapaxes(1, 2).reshape(-1, 8, 8)[: len(blocks)]
+
+    blocks, out = blocks_of(colour).copy(), blocks_of(outside)
+    blocks[out] = 128
+    left = np.flatnonzero(out.any((1, 2)) & ~out.all((1, 2)))
+    original, random = blocks.astype(np.float32), np.random.default_rng(0)
+    for attempt in range(100):
+        wrong = ((back(blocks[left]) != 128) & out[left]).any((1, 2)) if len(left) else np.zeros(0, bool)
+        left = left[wrong]
+        if not len(left):
+            break
+        most, paler = 1 + attempt // 25, min(1.0, (100 - attempt) / 50)
+        nudge = random.integers(-most, most, size=(len(left), 8, 8), endpoint=True)
+        nudged = np.where(out[left], 128, (128 + (original[left] - 128) * paler + nudge).clip(0, 255))
+        # Blocks that reach over the picture's end are filled with its last row and column.
+        row, column = np.divmod(left, columns)
+        within_rows = np.minimum(np.arange(8), (high - 1 - 8 * row)[:, None])
+        within_columns = np.minimum(np.arange(8), (wide - 1 - 8 * column)[:, None])
+        blocks[left] = nudged[np.arange(len(left))[:, None, None], within_rows[:, :, None], within_columns[:, None]]
+    blocks[left] = 128
+    return blocks.reshape(rows, columns, 8, 8).swapaxes(1, 2).reshape(rows * 8, columns * 8)[:high, :wide].copy()
+
+
+def _double_first_table(jpeg: bytearray) -> None:
+    """Doubles the quantisation of brightness (table 0) in a JPEG's header, in place."""
+    at = 2
+    while jpeg[at + 1] != 0xDB or jpeg[at + 4] != 0:
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+    for step in range(at + 5, at + 69):
+        jpeg[step] *= 2
