@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import re
 import struct
+import threading
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -60,6 +62,8 @@ BROKEN = (
 )
 
 Fault = Literal["blank", "unchanged", "size", "aspect"]
+
+_SILENCING = threading.Lock()
 
 
 class NotAPictureError(ValueError):
@@ -218,7 +222,10 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
         _jpeg_scans(file)
     file.seek(0)
     try:
-        return Image.open(file, formats=[_FORMATS[kind[0]]])
+        # Pillow warns of pictures that are refused here anyway. Silencing it is not safe between threads.
+        with _SILENCING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=[_FORMATS[kind[0]]])
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise NotAPictureError(f"its header is broken: {error}") from None
 
