@@ -15,7 +15,8 @@
     ├── UnknownOutcomeError       the line dropped during a paid call       perhaps paid
     ├── PollError                 asking or fetching failed for now         paid before
     │   └── TaskNotFoundError     the vendor does not know the task         paid before
-    └── LostError                 paid, and the picture cannot be fetched   paid and gone
+    ├── LostError                 paid, and the picture cannot be fetched   paid and gone
+    └── UnfaithfulError           paid, and the product is not the product  paid, in quarantine
 
 Every class carries ``reason`` (the word used in records, events and reports) and ``paid``
 (``"no"``, ``"perhaps"`` or ``"yes"``). A new class belongs here only if it means something else for the
@@ -24,7 +25,7 @@ money or for who has to act.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Paid = Literal["no", "perhaps", "yes"]
 
@@ -143,6 +144,30 @@ class LostError(BgaiError):
     paid = "yes"
 
 
+class UnfaithfulError(BgaiError):
+    """Paid, and the picture does not show the product as it is. It lies in quarantine and is not published.
+
+    :param images: the pictures in quarantine, as records of S3 objects.
+    :param thumbnails: how they look, for reports.
+    """
+
+    reason = "quarantined"
+    paid = "yes"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        images: tuple[Any, ...] = (),
+        thumbnails: Any = None,
+        vendor: str | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, vendor=vendor, **details)
+        self.images = images
+        self.thumbnails = thumbnails
+
+
 BY_REASON: dict[str, type[BgaiError]] = {
     cls.reason: cls
     for cls in (
@@ -158,5 +183,6 @@ BY_REASON: dict[str, type[BgaiError]] = {
         PollError,
         TaskNotFoundError,
         LostError,
+        UnfaithfulError,
     )
 }

@@ -51,8 +51,8 @@ def main() -> None:
 
             async def run() -> int:
                 async with hook:
-                    (output,) = await land(hook, generation, storage, f"s3://{s3.bucket}/landed.{{ext}}")
-                    return output.bytes
+                    landing = await land(hook, generation, storage, f"s3://{s3.bucket}/landed.{{ext}}")
+                    return landing.images[0].bytes
 
             began = time.perf_counter()
             return asyncio.run(run()), time.perf_counter() - began

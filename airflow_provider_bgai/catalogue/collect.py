@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import ValidationError
 
 from airflow_provider_bgai.catalogue.landing import name_output
-from airflow_provider_bgai.catalogue.ledger import Ledger, Output
+from airflow_provider_bgai.catalogue.ledger import Ledger
 from airflow_provider_bgai.catalogue.plan import PlanRecord, read_plan
-from airflow_provider_bgai.catalogue.records import Result, Wanted
+from airflow_provider_bgai.catalogue.records import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.catalogue.versions import Entry, M, Place, PublishError, stream_lines
@@ -75,61 +75,84 @@ class Collector:
         """Want what is known, changed by the run's pictures. Pictures that cannot be published are reported."""
         for batch in self.scratch.with_pictures():
             changed = [result for result in batch if result.images or not self._stays(result)]
-            for result, images in zip(changed, pool.map(self._images, changed), strict=True):
-                self._want(result, images)
+            for result, files in zip(changed, pool.map(self._files, changed), strict=True):
+                self._want(result, files)
         self.scratch.combine()
 
     def _stays(self, result: Result) -> bool:
         """Whether what is published is what the result means, so that its landed record need not be read."""
         known = self.scratch.entries("known", result.sku)
-        as_known = (it.fingerprint == result.fingerprint and it.key == _key_of(result.name, it) for it in known)
+        asked = self._finishing(result)
+        as_known = (
+            it.fingerprint == result.fingerprint
+            and it.finishing == asked
+            and it.key == _key(result.name, it.rendition, it.index, it.uri)
+            for it in known
+        )
         return bool(known) and (result.fingerprint is None or all(as_known))
 
-    def _images(self, result: Result) -> tuple[Output, ...]:
-        """A result's pictures, or those of its landed record; none if there is no record."""
-        if result.images or not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", result.fingerprint or ""):
-            return result.images
-        try:
-            landed = Ledger(self.storage, self.place.root).read_landed(str(result.fingerprint))
-        except ValidationError as error:
-            log.warning("%s: its landed record cannot be read: %s", result.sku, error)
-            return ()
-        # The record may name a place of somebody else's; the catalogue has its own copy under this name.
-        own = f"{self.place.pictures}/{result.fingerprint}-{{index}}.{{ext}}"
+    def _finishing(self, result: Result) -> str:
+        return self.plan.finishing_of(result.category).digest
+
+    def _files(self, result: Result) -> tuple[Finished, ...]:
+        """A result's files to be published, as the recipe asks; none where they are not at hand."""
+        if asked := self._finishing(result):
+            return result.finished if result.finishing == asked else ()
+        images = result.images
+        if not images and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", result.fingerprint or ""):
+            try:
+                landed = Ledger(self.storage, self.place.root).read_landed(str(result.fingerprint))
+            except ValidationError as error:
+                log.warning("%s: its landed record cannot be read: %s", result.sku, error)
+                return ()
+            # The record may name a place of somebody else's; the catalogue has its own copy under this name.
+            own = f"{self.place.pictures}/{result.fingerprint}-{{index}}.{{ext}}"
+            images = tuple(
+                image.model_copy(update={"uri": name_output(own, index, image.uri.rpartition(".")[2])})
+                for index, image in enumerate(landed.images if landed else (), start=1)
+            )
         return tuple(
-            image.model_copy(update={"uri": name_output(own, index, image.uri.rpartition(".")[2])})
-            for index, image in enumerate(landed.images if landed else (), start=1)
+            Finished(**image.model_dump(exclude={"fidelity"}), rendition="", index=index)
+            for index, image in enumerate(images, start=1)
         )
 
-    def _want(self, result: Result, images: tuple[Output, ...]) -> None:
-        if not images:
-            self.scratch.put_missing(result.sku, "There is no landed record of its picture")
+    def _want(self, result: Result, files: tuple[Finished, ...]) -> None:
+        if not files:
+            problem = "There is no landed record of its picture"
+            if self._finishing(result):
+                problem = "Its picture is not finished as the recipe asks; the next plan sees to it"
+            self.scratch.put_missing(result.sku, problem)
             return
         try:
-            entries = self._entries(result, images)
+            entries = self._entries(result, files)
         except InvalidRequestError as error:
             refused = {"outcome": "refused", "reason": "refused", "error": f"Not published: {error}"}
             self.scratch.put_result(result.model_copy(update=refused))
             return
         self.scratch.put_entries("fresh", entries)
         if not result.images:
-            self.scratch.put_result(result.model_copy(update={"images": images}))
+            self.scratch.put_result(result.model_copy(update={"images": files}))
 
-    def _entries(self, result: Result, images: tuple[Output, ...]) -> list[Entry]:
-        """Which keys shall show which pictures. :raises InvalidRequestError: for what must not be published."""
+    def _entries(self, result: Result, files: tuple[Finished, ...]) -> list[Entry]:
+        """Which keys shall show which files. :raises InvalidRequestError: for what must not be published."""
         entries: dict[str, Entry] = {}
-        for index, image in enumerate(images, start=1):
-            extension = image.uri.rpartition(".")[2]
-            if not re.fullmatch(r"[a-z0-9]{1,5}", extension):
-                raise InvalidRequestError(f"{image.uri!r}: has no extension of a picture")
-            key = name_output(result.name, index, extension)
+        for file in files:
+            key = _key(result.name, file.rendition, file.index, file.uri)
             self.place.stable(key)
-            uri, fingerprint = self.place.picture(image.uri), result.fingerprint or ""
-            entry = Entry(key=key, uri=uri, sha256=image.sha256, fingerprint=fingerprint, sku=result.sku)
+            entry = Entry(
+                key=key,
+                uri=self.place.picture(file.uri),
+                sha256=file.sha256,
+                fingerprint=result.fingerprint or "",
+                sku=result.sku,
+                rendition=file.rendition,
+                index=file.index,
+                finishing=self._finishing(result),
+            )
             if taken := self.scratch.taken_by("fresh", entry):
                 raise InvalidRequestError(f"{key!r}: is the name of {taken!r} as well")
             entries[key] = entry
-        if len(entries) < len(images):
+        if len(entries) < len(files):
             raise InvalidRequestError(f"{result.name!r}: needs {{index}}, or its pictures would overwrite each other")
         return list(entries.values())
 
@@ -143,7 +166,10 @@ class Collector:
                 yield self.plan.state_of(result)
 
 
-def _key_of(name: str, entry: Entry) -> str | None:
-    """The key that a name gives a picture called ``…-{index}.{ext}``."""
-    found = re.search(r"-(\d+)\.([a-z0-9]+)$", entry.uri)
-    return name_output(name, int(found[1]), found[2]) if found else None
+def _key(name: str, rendition: str, index: int, uri: str) -> str:
+    """The stable key of a file. :raises InvalidRequestError: unless its URI says what kind of picture it is."""
+    extension = uri.rpartition(".")[2]
+    if not re.fullmatch(r"[a-z0-9]{1,5}", extension):
+        raise InvalidRequestError(f"{uri!r}: has no extension of a picture")
+    key = name_output(name, index, extension)
+    return f"{rendition}/{key}" if rendition else key

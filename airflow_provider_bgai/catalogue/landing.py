@@ -1,26 +1,75 @@
-"""From a finished generation to objects in S3: fetch, verify, name by the bytes, write.
+"""From a finished generation to objects in S3: fetch, verify, compare with the product, label, write.
 
-All pictures of a generation are verified before the first one is written, and each is written in one
-request, so a failed landing leaves neither half an object nor a wrong one. Pictures stream through
-temporary files: memory holds one decoded picture at most.
+All pictures of a generation are looked at before the first one is written, and each is written in one request, so a
+failed landing leaves neither half an object nor a wrong one. Pictures stream through temporary files, and only as
+many are decoded at once as there are processors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import re
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
-from airflow_provider_bgai.catalogue.ledger import Output
-from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
+from airflow_provider_bgai.catalogue.ledger import Output, Thumbnails
+from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, UnfaithfulError
 from airflow_provider_bgai.hooks.base import BackgroundHook
-from airflow_provider_bgai.models import Generation
+from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
+from airflow_provider_bgai.models import BackgroundRequest, Generation
 from airflow_provider_bgai.storage import Storage, split_uri
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from airflow_provider_bgai.imaging.verify import Picture
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3
+PIXELS = ThreadPoolExecutor(os.cpu_count(), "bgai-pixels")
+"""Where pictures are decoded and encoded: more at once would only take memory."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """How pictures are looked at when they land. That they are whole pictures is verified in any case.
+
+    :param thresholds: limits beyond which a picture does not show the product; None: it is not compared.
+    :param enforce: such a picture goes to quarantine. False: it lands, and the verdict is a warning.
+    """
+
+    thresholds: Thresholds | None = Thresholds()
+    enforce: bool = True
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a picture is compared with when it lands.
+
+    :param source: the cut-out's bytes.
+    :param plain: a plain background was asked for, so a plain one is no sign of failure.
+    """
+
+    source: bytes
+    thresholds: Thresholds
+    plain: bool = False
+    enforce: bool = True
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What has landed. ``warnings`` is for people."""
+
+    images: tuple[Output, ...]
+    quarantined: tuple[Output, ...]
+    thumbnails: Thumbnails
+    warnings: tuple[str, ...]
 
 
 def check_destination(destination: str, count: int) -> None:
@@ -54,15 +103,22 @@ async def land(
     destination: str,
     *,
     prompt_sha256: str | None = None,
-) -> tuple[Output, ...]:
-    """Put the pictures of a succeeded generation into S3.
+    name: str | None = None,
+    expected: Expected | None = None,
+) -> Landing:
+    """Put the pictures of a succeeded generation into S3, labelled as made by AI.
 
     :param hook: of the vendor that made it.
     :param destination: ``s3://…`` with ``{index}`` and ``{ext}``.
+    :param name: what the label calls the pictures, with their index; None for the vendor's task ID.
+    :param expected: what to compare them with; None to land whatever is a whole picture.
+    :raises UnfaithfulError: if none shows the product; they are in quarantine then.
     :raises LostError: if a link has expired, or the vendor's file is no whole picture.
     :raises PollError: if a picture could not be fetched for now.
     """
     check_destination(destination, len(generation.images))
+    loop = asyncio.get_running_loop()
+    name = name or generation.task_id or generation.vendor
     metadata = {
         "vendor": generation.vendor,
         "model": generation.model,
@@ -70,38 +126,102 @@ async def land(
         "prompt-sha256": prompt_sha256,
         "task-id": generation.task_id,
     }
-    given = {name: value for name, value in metadata.items() if value}
+    given = {key: value for key, value in metadata.items() if value}
+    source = await loop.run_in_executor(PIXELS, _read_source, expected)
+    warnings: list[str] = []
+    images: list[Output] = []
+    quarantined: list[Output] = []
+    shown: dict[bool, list[bytes]] = {True: [], False: []}
     with ExitStack() as files:
-        ready: list[tuple[IO[bytes], Output]] = []
+        ready: list[tuple[IO[bytes], _Looked]] = []
         for index, image in enumerate(generation.images, start=1):
             file: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-            ready.append((file, await _fetch_whole(hook, image, file, destination, index, generation)))
-        for file, output in ready:
-            file.seek(0)
-            await asyncio.to_thread(
-                storage.put,
-                output.uri,
-                file,
-                content_type=output.content_type,
-                metadata={**given, "sha256": output.sha256},
+            ready.append((file, await _fetch_whole(hook, image, file, index, generation, source, expected)))
+        for index, (file, looked) in enumerate(ready, start=1):
+            size, digest, problem = await loop.run_in_executor(PIXELS, _label, file, generation, f"{name}-{index}")
+            good = looked.verdict is None or looked.verdict.faithful or (expected is not None and not expected.enforce)
+            target = destination if good else quarantine(destination)
+            output = Output(
+                uri=name_output(target, index, looked.picture.extension),
+                bytes=size,
+                sha256=digest,
+                width=looked.picture.width,
+                height=looked.picture.height,
+                content_type=looked.picture.content_type,
+                fidelity=looked.verdict,
             )
-    return tuple(output for _, output in ready)
+            meta = {**given, "sha256": output.sha256}
+            await asyncio.to_thread(storage.put, output.uri, file, content_type=output.content_type, metadata=meta)
+            (images if good else quarantined).append(output)
+            shown[good].append(looked.thumbnail)
+            if problem:
+                warnings.append(f"picture {index} has no label: {problem}")
+            if looked.verdict is not None and not looked.verdict.faithful:
+                warnings.append(f"picture {index} does not show the product: {'; '.join(looked.verdict.reasons)}")
+    thumbnails = Thumbnails(before=source.thumbnail if source else None, afters=tuple(shown[bool(images)]))
+    if not images:
+        raise UnfaithfulError(
+            f"{hook.hook_name}: {'; '.join(warnings)}. In quarantine: {', '.join(it.uri for it in quarantined)}",
+            vendor=generation.vendor,
+            task_id=generation.task_id,
+            images=tuple(quarantined),
+            thumbnails=thumbnails,
+        )
+    return Landing(tuple(images), tuple(quarantined), thumbnails, tuple(warnings))
+
+
+def quarantine(destination: str) -> str:
+    """Where pictures for this destination go that must not be published: out of every reader's way."""
+    folder, _, key = destination.rpartition("/")
+    if folder.endswith("/_bgai/pictures"):
+        return f"{folder.removesuffix('pictures')}quarantine/{key}"
+    return f"{folder}/_bgai/quarantine/{key}"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The cut-out's pixels, RGBA; and how it looks in a report."""
+
+    pixels: Image.Image
+    is_cut_out: bool
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class _Looked:
+    picture: Picture
+    verdict: Verdict | None
+    thumbnail: bytes
+
+
+def _read_source(expected: Expected | None) -> _Source | None:
+    from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.renditions import thumbnail
+
+    if expected is None:
+        return None
+    pixels = read_rgba(expected.source)
+    return _Source(
+        pixels, pixels.getchannel("A").point(lambda alpha: alpha < 255).getbbox() is not None, thumbnail(pixels)
+    )
 
 
 async def _fetch_whole(
     hook: BackgroundHook,
     image: str | bytes,
     file: IO[bytes],
-    destination: str,
     index: int,
     generation: Generation,
-) -> Output:
-    from airflow_provider_bgai.imaging.verify import NotAPictureError, verify_whole
+    source: _Source | None,
+    expected: Expected | None,
+) -> _Looked:
+    from airflow_provider_bgai.imaging.verify import NotAPictureError
 
+    loop = asyncio.get_running_loop()
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
-            picture = await asyncio.to_thread(verify_whole, file)
+            return await loop.run_in_executor(PIXELS, _look, file, source, expected, generation.placement)
         except NotAPictureError as error:
             # Bytes in hand do not get better; a link may have been cut off on the way.
             if isinstance(image, str) and attempt < FETCHES:
@@ -111,17 +231,57 @@ async def _fetch_whole(
                 vendor=generation.vendor,
                 task_id=generation.task_id,
             ) from None
-        file.seek(0)
-        digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")  # type: ignore[arg-type]
-        return Output(
-            uri=name_output(destination, index, picture.extension),
-            bytes=picture.size,
-            sha256=digest.hexdigest(),
-            width=picture.width,
-            height=picture.height,
-            content_type=picture.content_type,
-        )
     raise AssertionError("unreachable")
+
+
+def _look(
+    file: IO[bytes], source: _Source | None, expected: Expected | None, hint: tuple[int, int, int, int] | None
+) -> _Looked:
+    """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
+    from airflow_provider_bgai.imaging.fidelity import compare
+    from airflow_provider_bgai.imaging.renditions import thumbnail
+    from airflow_provider_bgai.imaging.verify import WrongPictureError, open_whole, verify_result, verify_whole
+
+    if expected is None:
+        return _Looked(verify_whole(file), None, b"")
+    try:
+        picture, image = verify_result(file, source=None if source is None or expected.plain else source.pixels)
+    except WrongPictureError as error:
+        picture, image = open_whole(file)
+        return _Looked(picture, Verdict(faithful=False, reasons=(str(error),)), thumbnail(image))
+    verdict = None
+    if source is not None and source.is_cut_out:
+        try:
+            verdict = compare(source.pixels, image, hint=hint, thresholds=expected.thresholds)
+        except ValueError as error:
+            verdict = Verdict(faithful=True, reasons=(f"not compared: {error}",))
+    return _Looked(picture, verdict, thumbnail(image))
+
+
+def _label(file: IO[bytes], generation: Generation, name: str) -> tuple[int, str, str | None]:
+    """Label the file in place: its size, its sha256, and why it has no label if so: it is paid for, and kept."""
+    from airflow_provider_bgai.imaging.label import Label, LabelError, write_label
+
+    file.seek(0)
+    body, problem = file.read(), None
+    label = Label(vendor=generation.vendor, model=generation.model, created=time.time(), id=name)
+    try:
+        body = write_label(body, label)
+    except LabelError as error:
+        problem = str(error)
+    file.seek(0)
+    file.truncate()
+    file.write(body)
+    file.seek(0)
+    return len(body), hashlib.sha256(body).hexdigest(), problem
+
+
+def asks_for_plain(request: BackgroundRequest) -> bool:
+    """Whether a plain background may be just what was asked for: white, black, transparent, a colour's number."""
+    asked = [request.prompt, *(str(value) for value in request.options.values())]
+    return any(
+        re.search(r"white|black|transparent|plain|#?\b[0-9a-f]{6}\b", text or "", re.IGNORECASE) for text in asked
+    )
 
 
 async def identify(storage: Storage, hook: BackgroundHook, source: str | bytes) -> str:

@@ -16,12 +16,18 @@ claimed                 submitted                                  the vendor ga
 claimed                 failed                                     refused or failed, nothing paid
 claimed                 held                                       nobody knows whether it was paid
 claimed, submitted      lost                                       paid, cannot be fetched any more
+claimed, submitted      quarantined                                paid, does not show the product
 submitted               failed                                     the task failed, nothing paid
-claimed, submitted      landed                                     its landed pictures were deleted
+claimed, submitted,     landed                                     its landed pictures were deleted
+held
 held                    submitted                                  the answer came after all
 failed, held, lost,     claimed                                    bought again, on purpose
-landed
+quarantined, landed
 ======================  =========================================  ======================
+
+Whoever ends a claim (held, failed, lost, quarantined, or a landed record) reports all that it carries, once: the price
+of its call, and what earlier calls of the same run cost in vain. So two runs that collect one task never both report
+its price.
 
 A landed record that is younger than the claim ends it all: the pictures are safely in S3. The claim is not
 changed then; it says ``landed`` only after somebody deleted the pictures.
@@ -38,19 +44,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from airflow_provider_bgai.imaging.fidelity import Verdict
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage
 
-ClaimState = Literal["claimed", "submitted", "landed", "held", "failed", "lost"]
+ClaimState = Literal["claimed", "submitted", "landed", "held", "failed", "lost", "quarantined"]
 
 TRANSITIONS: Mapping[ClaimState | None, frozenset[ClaimState]] = {
     None: frozenset({"claimed"}),
-    "claimed": frozenset({"submitted", "landed", "held", "failed", "lost"}),
-    "submitted": frozenset({"landed", "failed", "lost"}),
+    "claimed": frozenset({"submitted", "landed", "held", "failed", "lost", "quarantined"}),
+    "submitted": frozenset({"landed", "failed", "lost", "quarantined"}),
     "landed": frozenset({"claimed"}),
-    "held": frozenset({"claimed", "submitted"}),
+    "held": frozenset({"claimed", "submitted", "landed"}),
     "failed": frozenset({"claimed"}),
     "lost": frozenset({"claimed"}),
+    "quarantined": frozenset({"claimed"}),
 }
 
 # Part of every fingerprint: raise it when the same vendor answer would be published differently.
@@ -61,10 +69,54 @@ class LostRaceError(Exception):
     """Another run changed the claim first. Read it again."""
 
 
+class Output(BaseModel):
+    """One landed picture. ``bytes`` is its size; sides in px.
+
+    :param fidelity: whether it shows the product, and by which numbers; None where nobody could compare.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    content_type: str
+    fidelity: Verdict | None = None
+
+
+class Thumbnails(BaseModel):
+    """What a report shows of a purchase: the source, if it was at hand, and the pictures, as small WebP files."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    before: bytes | None = Field(default=None, repr=False)
+    afters: tuple[bytes, ...] = Field(default=(), repr=False)
+
+
+class Wasted(BaseModel):
+    """A call that was paid for certain and came to nothing that can be published.
+
+    :param outcome: ``lost`` also if it landed and somebody deleted the pictures.
+    :param price: of the whole call; None where it is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    outcome: Literal["lost", "quarantined"]
+    vendor: str
+    conn_id: str
+    pictures: int
+    price: Decimal | None
+    currency: str
+
+
 class Claim(BaseModel):
     """The right to pay for one picture, and what became of it.
 
     :param owner: the task instance that wrote it, the same for all its tries.
+    :param ended_by: who ended it and reports what it cost, if not the owner.
     :param images: how many pictures the call makes.
     :param price: of the whole call; None where it is not known.
     :param expires_at: epoch seconds; after this, whoever wrote ``claimed`` is not at work any more.
@@ -72,8 +124,12 @@ class Claim(BaseModel):
     :param links: where a vendor without tasks (Katalis) keeps its results; as secret as the pictures, which
         is why they stand here, in the shop's own bucket, and nowhere else.
     :param paid_before: earlier calls for this picture that were, or may have been, paid: the budget counts each.
-    :param unknown_in_run: those of them that belong to the owner's run, which reports them.
+    :param source: the image that was sent, to compare the result with; None for bytes.
+    :param plain: a plain background was asked for.
+    :param quarantined: pictures that do not show the product.
     :param unknown: how many paid calls for this picture ended in an unknown outcome, this one included.
+    :param unknown_in_run: those of them that who ends the claim has to report.
+    :param wasted_in_run: earlier calls, paid in vain, that who ends the claim has to report.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -82,6 +138,7 @@ class Claim(BaseModel):
     fingerprint: str
     state: ClaimState
     owner: str
+    ended_by: str | None = None
     vendor: str
     conn_id: str
     images: int
@@ -95,6 +152,7 @@ class Claim(BaseModel):
     held_until: float | None = None
     unknown: int = 0
     unknown_in_run: int = 0
+    wasted_in_run: tuple[Wasted, ...] = ()
     paid_before: int = 0
     reason: str | None = None
     error: str | None = None
@@ -102,6 +160,10 @@ class Claim(BaseModel):
     model: str | None = None
     prompt_sha256: str | None = None
     destination: str
+    source: str | None = Field(default=None, repr=False)
+    plain: bool = False
+    quarantined: tuple[Output, ...] = ()
+    thumbnails: Thumbnails = Thumbnails()
 
     _uri: str = PrivateAttr("")
     _etag: str = PrivateAttr("")
@@ -111,24 +173,37 @@ class Claim(BaseModel):
         """Where the claim is stored."""
         return self._uri
 
+    @property
+    def ended(self) -> bool:
+        """Whether its call has come to something that is to be reported."""
+        return self.state not in ("claimed", "submitted")
 
-class Output(BaseModel):
-    """One landed picture. ``bytes`` is its size; sides in px."""
+    @property
+    def reporter(self) -> str:
+        """Who reports what it cost."""
+        return self.ended_by or self.owner
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    uri: str
-    bytes: int
-    sha256: str
-    width: int
-    height: int
-    content_type: str
+    @property
+    def in_vain(self) -> tuple[Wasted, ...]:
+        """All that was paid in vain, this call included."""
+        if self.state not in ("lost", "quarantined", "landed"):
+            return self.wasted_in_run
+        call = Wasted(
+            outcome="quarantined" if self.state == "quarantined" else "lost",
+            vendor=self.vendor,
+            conn_id=self.conn_id,
+            pictures=self.images,
+            price=self.price,
+            currency=self.currency,
+        )
+        return (*self.wasted_in_run, call)
 
 
 class Landed(BaseModel):
     """The pictures of one wish are safely in S3.
 
     :param owner: the task that landed them, whichever paid; it reports their price.
+    :param quarantined: those of the same call that do not show the product.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -148,8 +223,11 @@ class Landed(BaseModel):
     owner: str = ""
     unknown: int = 0
     unknown_in_run: int = 0
+    wasted_in_run: tuple[Wasted, ...] = ()
     warnings: tuple[str, ...] = ()
     images: tuple[Output, ...]
+    quarantined: tuple[Output, ...] = ()
+    thumbnails: Thumbnails = Thumbnails()
 
 
 class Ledger:
@@ -203,11 +281,21 @@ class Ledger:
         """The same claim in another state. :raises LostRaceError: if it has changed since it was read."""
         return self.claim(claim.model_copy(update={"state": state, **changes}), claim)
 
-    def land(self, landed: Landed) -> str:
-        """Write the landed record; its URI."""
-        uri = self.landed_uri(landed.fingerprint)
-        self.storage.put(uri, landed.model_dump_json().encode(), content_type="application/json")
-        return uri
+    def land(self, landed: Landed, since: float = float("inf")) -> Landed:
+        """Write the landed record, unless somebody else has landed the same call before.
+
+        :param since: epoch seconds of the claim; an older record, of pictures that were deleted, is replaced.
+        :returns: the record that stands.
+        """
+        uri, body = self.landed_uri(landed.fingerprint), landed.model_dump_json().encode()
+        while self.storage.create(uri, body) is None:
+            found, etag = self.storage.read_versioned(uri)
+            there = Landed.model_validate_json(found)
+            if there.landed_at >= since:
+                return there
+            if self.storage.replace(uri, body, etag) is not None:
+                break
+        return landed
 
 
 def read_claim(storage: Storage, uri: str) -> Claim:

@@ -9,9 +9,11 @@ status          because
 ==============  ======================================================================================
 new             nothing like it was ever published for this SKU
 changed         its source, prompt, recipe or vendor is not what its published picture was made with
-unchanged       its picture is landed: it costs nothing
+unchanged       its picture is landed: it costs nothing. With ``finishing`` among what changed, it is in a shard:
+                its published files are made anew
 failed_before   an earlier run failed or lost it, or was not answered and the hold has run out
 held            a paid call was not answered; nobody buys it before the hold runs out
+quarantined     what was bought does not show the product: only ``only="failed"`` or its SKU buys it again
 refused         row, image, template or request is wrong: the reason says what to fix
 over_budget     wanted, and does not fit into the limit or what is left of the budget
 not_selected    left out by ``only``; in neither shards nor ``planned/``
@@ -24,6 +26,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.records import Result
 from airflow_provider_bgai.catalogue.state import SkuState
 from airflow_provider_bgai.storage import Storage
@@ -67,6 +70,7 @@ class PlanRecord(Plan):
 
     :param recipe: digest of the recipe as a whole.
     :param recipes: :meth:`Recipe.digest_of` each category with overrides, and of ``""`` for all others.
+    :param finishing: what is done to pictures, in the same way.
     :param vendor: the preferred vendor, with its model.
     :param refusals: the first of them; all stand in ``planned``.
     """
@@ -77,9 +81,14 @@ class PlanRecord(Plan):
     created_at: float
     recipe: str
     recipes: dict[str, str]
+    finishing: dict[str, Finishing] = {}
     vendor: str
     planned: list[str]
     refusals: list[Refusal]
+
+    def finishing_of(self, category: str) -> Finishing:
+        """What is done to the pictures of a category."""
+        return self.finishing.get(category) or self.finishing.get("") or Finishing()
 
     def state_of(self, result: Result) -> SkuState:
         """What to remember of a SKU after its picture is published."""
@@ -90,6 +99,7 @@ class PlanRecord(Plan):
             prompt_sha256=result.prompt_sha256,
             recipe=self.recipes.get(result.category, self.recipes[""]),
             vendor=self.vendor,
+            finishing=self.finishing_of(result.category).digest,
         )
 
 

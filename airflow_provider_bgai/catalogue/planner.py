@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import tempfile
 from array import array
 from collections import Counter, defaultdict
@@ -138,6 +139,7 @@ def make_plan(
         created_at=now,
         recipe=loaded.digest,
         recipes={name: loaded.digest_of(name) for name in ("", *loaded.categories)},
+        finishing={name: loaded.finishing_of(name) for name in ("", *loaded.categories)},
         vendor=planner.vendor,
         planned=planner.planned.uris,
         refusals=planner.refusals,
@@ -191,6 +193,7 @@ class _Planner:
         resubmit: bool,
     ) -> None:
         self.recipe = recipe
+        self.root = root
         self.folder = folder
         self.hooks = hooks
         self.storage = storage
@@ -199,6 +202,8 @@ class _Planner:
         self.now = now
         self.only = only
         self.resubmit = resubmit
+        # What went to quarantine is bought again only by who asks for it.
+        self.buys_again = only not in ("changed", "all")
         self.ledger = Ledger(storage, root)
         model = hooks[0].settings.extra.get("model_version")
         self.vendor = f"{hooks[0].vendor}/{model}" if model else hooks[0].vendor
@@ -210,6 +215,9 @@ class _Planner:
         }
         self.sources = Sources(storage, pool)
         self.found = _Candidates()
+        self.finishing = {name: recipe.finishing_of(name).digest for name in ("", *recipe.categories)}
+        # How the published files of each SKU were finished; looked up only where the recipe asks for anything.
+        self.finished: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.landed: set[bytes] | None = None
         # What a claim says of a candidate, by its number; and what is wrong with a held one.
@@ -247,6 +255,8 @@ class _Planner:
 
     def walk(self, rows: Manifest) -> None:
         """Write down refused and unchanged products, and spool the others."""
+        if any(self.finishing.values()):
+            self.finished = {state.sku: sys.intern(state.finishing) for state in read_state(self.storage, self.root)}
         seen: set[str] = set()
         for chunk in _chunks(rows, CHUNK):
             selected = []
@@ -320,7 +330,7 @@ class _Planner:
     def _place(self, wish: _Wish, source: str, fingerprint: bytes, *, landed: bool) -> None:
         product, request, category, name = wish.product, wish.request, wish.category, wish.name
         prompt = None if request.prompt is None else hashlib.sha256(request.prompt.encode()).hexdigest()
-        if landed and self.only != "all":
+        if landed and self.only != "all" and not self._to_finish(product.sku, category):
             self.counts["unchanged"] += 1
             self.planned.add(
                 _canonical(
@@ -359,6 +369,11 @@ class _Planner:
             sent["options"] = dict(request.options)
         line = {"sku": product.sku, "name": name, "category": category, "source": source, "prompt_sha256": prompt}
         self.spool.write(json.dumps({**line, "request": sent}).encode() + b"\n")
+
+    def _to_finish(self, sku: str, category: str) -> bool:
+        """Whether published files are to be made anew of what has landed. Costs nothing."""
+        asked = self.finishing.get(category, self.finishing[""])
+        return bool(asked) and self.only != "failed" and self.finished.get(sku, "") != asked
 
     def _able(self, request: BackgroundRequest) -> int:
         """The first hook that takes the request. :raises InvalidRequestError: if none does."""
@@ -415,6 +430,8 @@ class _Planner:
             if self.resubmit or (claim.held_until is not None and self.now >= claim.held_until):
                 return "failed", None
             return "held", f"A paid call to {claim.vendor} was not answered: {claim.error}"
+        if claim.state == "quarantined":
+            return "quarantined", claim.error
         return ("failed", None) if claim.state in ("failed", "lost") else ("", None)
 
     # Choosing
@@ -431,7 +448,9 @@ class _Planner:
         for number in order:
             says = self.claims.get(number, "")
             count = found.counts[number]
-            if says == "held" or (self.only == "failed" and says not in ("failed", "submitted")):
+            if says == "held" or (says == "quarantined" and not self.buys_again):
+                continue
+            if self.only == "failed" and says not in ("failed", "quarantined", "submitted"):
                 continue
             if says == "submitted":
                 self.collect += count
@@ -467,7 +486,7 @@ class _Planner:
         for number in chosen:
             line = self._line(number)
             skus = [(line["sku"], line["name"]), *self.found.also.get(number, ())]
-            ends = [self._status(number, line, states.get(sku)) for sku, _ in skus]
+            ends = [self._status(number, line, sku, states.get(sku)) for sku, _ in skus]
             for status, changed in ends:
                 self.counts[status] += 1
                 self.changed.update(changed)
@@ -506,12 +525,14 @@ class _Planner:
         line: dict[str, Any] = json.loads(self.spool.readline())
         return line
 
-    def _status(self, number: int, line: Mapping[str, Any], before: SkuState | None) -> tuple[str, tuple[str, ...]]:
+    def _status(
+        self, number: int, line: Mapping[str, Any], sku: str, before: SkuState | None
+    ) -> tuple[str, tuple[str, ...]]:
         says = self.claims.get(number, "")
         if says == "landed":
-            return "unchanged", ()
+            return "unchanged", ("finishing",) if self._to_finish(sku, line["category"]) else ()
         if before is None:
-            return ("failed_before" if says == "failed" else "new"), ()
+            return ("failed_before" if says in ("failed", "quarantined") else "new"), ()
         recipe = self.recipe.digest_of(line["category"])
         pairs = {
             "source": (before.source, line["source"]),
@@ -520,18 +541,20 @@ class _Planner:
             "vendor": (before.vendor, self.vendor),
         }
         changed = tuple(name for name, (then, now) in pairs.items() if then != now)
-        return ("failed_before" if says == "failed" else "changed"), changed
+        return ("failed_before" if says in ("failed", "quarantined") else "changed"), changed
 
     def _leave_out(self, number: int) -> None:
         """A result for each SKU of a candidate that is in no shard."""
         line = self._line(number)
         skus = [(line["sku"], line["name"]), *self.found.also.get(number, ())]
         problem = self.problems.get(number)
-        held = self.claims.get(number) == "held"
-        if not held and problem is None:
+        says = self.claims.get(number)
+        outcome, reason = {"held": ("held", "unknown"), "quarantined": ("quarantined", "quarantined")}.get(
+            says or "", ("over_budget", "over_budget")
+        )
+        if says not in ("held", "quarantined") and problem is None:
             self.counts["not_selected"] += len(skus)
             return
-        outcome = "held" if held else "over_budget"
         self.counts[outcome] += len(skus)
         for sku, name in skus:
             self.planned.add(
@@ -544,7 +567,9 @@ class _Planner:
                         "fingerprint": self.found.fingerprints[number].hex(),
                         "source": line["source"],
                         "prompt_sha256": line["prompt_sha256"],
-                        "reason": "unknown" if held else "over_budget",
+                        "reason": reason,
+                        # Paid for by an earlier run, which has reported them.
+                        **({"pictures": 0} if outcome == "quarantined" else {}),
                         "error": problem,
                     }
                 )

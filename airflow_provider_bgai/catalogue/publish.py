@@ -19,15 +19,20 @@ The steps are in ``switch``, the note and ``current`` in ``versions``; what the 
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from airflow_provider_bgai.catalogue.collect import Collector
+from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger, Thumbnails
+from airflow_provider_bgai.catalogue.page import Card, write_page
 from airflow_provider_bgai.catalogue.records import Result
+from airflow_provider_bgai.catalogue.report import cost_report
 from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.catalogue.switch import Switch
@@ -45,7 +50,9 @@ from airflow_provider_bgai.catalogue.versions import (
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.storage import Storage
 
-FAILURES = ("failed", "lost", "refused", "held")
+log = logging.getLogger(__name__)
+
+FAILURES = ("failed", "lost", "quarantined", "refused", "held")
 LEASE = 120.0
 EXAMPLES = 20
 
@@ -58,7 +65,8 @@ class Published(BaseModel):
     """What came of publishing or rolling back: counts and URIs, small enough for XCom and an asset event.
 
     :param outcomes: products of the run by outcome; empty after a rollback.
-    :param failures: failed, lost, refused and held ones; ``failure_ratio`` is their share of all but over_budget.
+    :param failures: failed, lost, quarantined, refused and held ones; ``failure_ratio`` is their share of all but
+        over_budget.
     :param pictures: stable keys in the mapping, of ``products`` SKUs; those of SKUs not in this run are kept.
     :param copied, removed: stable keys written and deleted.
     :param missing: products whose picture was bought and is not in S3; ``examples`` names some of them.
@@ -78,6 +86,7 @@ class Published(BaseModel):
     examples: tuple[str, ...] = ()
     mapping: str
     manifest: str | None = None
+    report: str | None = None
 
 
 def publish(
@@ -116,6 +125,7 @@ def publish(
         outcomes = scratch.outcomes()
         failures, expected = _judge(outcomes)
         if failures / max(1, expected) > max_failure_ratio:
+            _write_report(storage, place, scratch, pool, now, published=False)
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
             raise TooManyFailuresError(
                 f"Nothing published: {failures} of {expected} products failed ({failures / expected:.1%}, "
@@ -131,10 +141,18 @@ def publish(
         switch.finish(history, now)
         if scratch.missing:
             write_lines(storage, place.manifest, scratch.lines("manifest", by="sku"))
+        _write_report(storage, place, scratch, pool, now, published=True)
         outcomes = scratch.outcomes()
         failures, expected = _judge(outcomes)
         ratio = round(failures / max(1, expected), 4)
-        return _published(switch, outcomes=outcomes, failures=failures, failure_ratio=ratio, manifest=place.manifest)
+        return _published(
+            switch,
+            outcomes=outcomes,
+            failures=failures,
+            failure_ratio=ratio,
+            manifest=place.manifest,
+            report=place.report,
+        )
 
 
 def rollback(
@@ -194,6 +212,41 @@ def read_manifest_of_run(storage: Storage, destination: str, run: str) -> Iterat
 def _judge(outcomes: dict[str, int]) -> tuple[int, int]:
     """Products that failed, and that should have a picture now: the budget left some for another night."""
     return sum(outcomes.get(it, 0) for it in FAILURES), sum(outcomes.values()) - outcomes.get("over_budget", 0)
+
+
+def _write_report(
+    storage: Storage, place: Place, scratch: Scratch, pool: ThreadPoolExecutor, now: float, *, published: bool
+) -> None:
+    """The page for people: before and after of everything that changed, and what it cost."""
+    ledger = Ledger(storage, place.root)
+
+    def card(result: Result) -> Card:
+        record: Landed | Claim | None = None
+        try:
+            if result.images:
+                record = ledger.read_landed(result.fingerprint or "")
+            elif result.quarantined:
+                record = ledger.read_claim(result.fingerprint or "")
+        except ValidationError as error:
+            log.warning("%s: no pictures in the report, because its record cannot be read: %s", result.sku, error)
+        thumbnails = record.thumbnails if record else Thumbnails()
+        return Card(result, thumbnails.before, thumbnails.afters)
+
+    manifest = (Result.model_validate_json(line) for line in scratch.lines("manifest", by="sku"))
+    cards = (each for batch in scratch.changed() for each in pool.map(card, batch))
+    with tempfile.TemporaryFile() as file:
+        write_page(
+            file,
+            run=place.run,
+            destination=place.root,
+            at=now,
+            cards=cards,
+            costs=cost_report(manifest),
+            unchanged=scratch.outcomes().get("unchanged", 0),
+            published=published,
+        )
+        file.seek(0)
+        storage.put(place.report, file, content_type="text/html; charset=utf-8")
 
 
 def _published(switch: Switch, **of_the_run: Any) -> Published:

@@ -11,11 +11,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal, Protocol
 
 from airflow_provider_bgai.catalogue.landing import (
+    PIXELS,
+    Expected,
+    Inspection,
+    asks_for_plain,
     check_destination,
     destination_root,
     identify,
@@ -44,6 +48,8 @@ from airflow_provider_bgai.exceptions import (
     QuotaError,
     RateLimitError,
     RefusedError,
+    SourceError,
+    UnfaithfulError,
     UnknownOutcomeError,
     VendorFaultError,
 )
@@ -104,9 +110,12 @@ class Wish:
     :param root: where the ledger lives; None for the destination's folder.
     :param fingerprint: the picture's name, where a plan has worked it out before.
     :param new: nothing is known of this picture: claim it first, and look what there is only if that fails.
+    :param again: buy it again although the last picture of it went to quarantine.
+    :param avoid: connections to ask last, because their pictures did not show the product.
     :param on_unknown_outcome: ``"hold"``: fail, and let nobody buy it before ``hold_for`` seconds have
         passed; ``"fail"``: fail, and never buy it again by itself; ``"resubmit"``: buy again at once, which
         **may pay twice** (counted in the records).
+    :param inspection: how the pictures are looked at, where the vendor answers at once.
     """
 
     request: BackgroundRequest
@@ -116,8 +125,11 @@ class Wish:
     root: str | None = None
     fingerprint: str | None = None
     new: bool = False
+    again: bool = False
+    avoid: frozenset[str] = frozenset()
     on_unknown_outcome: OnUnknownOutcome = "hold"
     hold_for: float = 24 * 3600.0
+    inspection: Inspection = Inspection()
 
 
 class Purse(Protocol):
@@ -156,10 +168,11 @@ class Buyer:
         :returns: the landed record, or a claim to be collected with :meth:`finish`.
         :raises InvalidRequestError: before anything is claimed or sent.
         :raises UnknownOutcomeError: if the picture is held.
+        :raises UnfaithfulError: if its pictures do not show the product, now or the last time.
         :raises BgaiError: if no vendor took the request; nothing was paid then.
         """
         check_destination(wish.destination, wish.request.count)
-        able = self._able(wish.request)
+        able = sorted(self._able(wish.request), key=lambda hook: hook.conn_id in wish.avoid)
         ledger = Ledger(self.storage, wish.root or destination_root(wish.destination))
         name = wish.fingerprint or await self._fingerprint(wish)
         if wish.new:
@@ -178,8 +191,9 @@ class Buyer:
                     if await self._in_place(landed):
                         log.info("Landed before, nothing to buy: %s", ledger.landed_uri(name))
                         return await self.placed(landed, wish.destination)
-                    if claim.state != "landed":
-                        claim = await asyncio.to_thread(ledger.move, claim, "landed")
+                    if claim.state in ("claimed", "submitted", "held"):
+                        # Who landed it has reported it; the run that wrote the claim need not be the same.
+                        claim = await asyncio.to_thread(ledger.move, claim, "landed", **_costs(landed))
                 elif claim is not None and claim.state == "submitted":
                     log.info("Collecting what was submitted to %s before: task %s", claim.vendor, claim.task_id)
                     return claim
@@ -191,20 +205,36 @@ class Buyer:
                     claim = await self._hold(ledger, claim, wish, "a run died in the middle of the paid call")
                 if claim is not None and claim.state == "held":
                     self._check_released(claim, wish)
+                if claim is not None and claim.state == "quarantined" and not wish.again:
+                    raise UnfaithfulError(
+                        claim.error or "does not show the product",
+                        vendor=claim.vendor,
+                        task_id=claim.task_id,
+                        images=claim.quarantined,
+                        thumbnails=claim.thumbnails,
+                    )
                 return await self._buy(ledger, wish, able, name, claim)
             except LostRaceError:
                 continue
 
     async def finish(
-        self, claim: Claim, *, timeout: float, owner: str | None = None, policy: PollPolicy | None = None
+        self,
+        claim: Claim,
+        *,
+        timeout: float,
+        owner: str | None = None,
+        policy: PollPolicy | None = None,
+        inspection: Inspection = Inspection(),  # noqa: B008 - frozen
     ) -> Landed:
         """Wait for what a claim has submitted, land its pictures, write the landed record.
 
         :param timeout: seconds to wait for the vendor; 0 to ask once.
-        :param owner: who lands it; None for the claim's owner.
+        :param owner: who ends it, and reports what it cost; None for the claim's owner.
         :param policy: how often to ask.
+        :param inspection: how the pictures are looked at.
         :raises PollError: if the task has not ended, or cannot be fetched for now: collect it later.
         :raises LostError: if it was paid and cannot be had any more.
+        :raises UnfaithfulError: if its pictures do not show the product.
         :raises BgaiError: if the task failed; nothing was paid then.
         """
         if claim.state != "submitted":
@@ -223,7 +253,7 @@ class Buyer:
         generation = known
         if claim.task_id:
             generation = await hook.wait_for(known, timeout=timeout, policy=policy, submitted_at=claim.submitted_at)
-        return await self._settle(ledger, claim, hook, generation, owner or claim.owner)
+        return await self._settle(ledger, claim, hook, generation, owner or claim.owner, inspection)
 
     async def _buy(
         self,
@@ -248,22 +278,28 @@ class Buyer:
             if self.purse is not None and not await self.purse.take(_purpose(wanted), wanted.images, wanted.price):
                 problem = OverBudgetError(f"The budget has no room for {wanted.images} picture(s) by {hook.conn_id}")
                 continue
+            claim: Claim | None = None
             try:
-                # A claim that queued for a slot of the connection could expire before its call is sent.
+                # A source that queued for a slot of the connection would only take memory, and a claim could expire.
                 async with self.gates[hook.conn_id]:
+                    request = await self._sendable(hook, wish.request)
                     wanted = self._claim(wish, hook, name, before)
                     claim = await asyncio.to_thread(ledger.claim, wanted, before)
-                    generation = await hook.submit(wish.request)
+                    generation = await hook.submit(request)
                 breaker.note(None)
             except UnknownOutcomeError as error:
+                assert claim is not None
                 before = await self._hold(ledger, claim, wish, str(error))
                 if wish.on_unknown_outcome != "resubmit" or not may_resubmit:
                     raise
                 log.warning("%s. Buying it again, as on_unknown_outcome='resubmit' says", error)
                 return await self._buy(ledger, wish, able[place:], name, before, may_resubmit=False)
             except BgaiError as error:
-                before = await self._record(ledger, claim, error)
-                breaker.note(error)
+                if claim is not None:
+                    before = await self._record(ledger, claim, error, wish.owner)
+                    breaker.note(error)
+                elif self.purse is not None:
+                    await self.purse.give_back(_purpose(wanted))
                 if not isinstance(error, _NEXT_VENDOR):
                     raise
                 problem = error
@@ -274,8 +310,53 @@ class Buyer:
                 log.info("Submitted to %s: task %s", claim.vendor, claim.task_id)
             if generation.state == "pending":
                 return claim
-            return await self._settle(ledger, claim, hook, generation, wish.owner)
+            return await self._settle(ledger, claim, hook, generation, wish.owner, wish.inspection)
         raise problem
+
+    async def _sendable(self, hook: BackgroundHook, request: BackgroundRequest) -> BackgroundRequest:
+        """The request with its image as the vendor takes it.
+
+        :raises InvalidRequestError: if that cannot be made of it.
+        """
+        from airflow_provider_bgai.imaging.prepare import RefusedSourceError, prepare
+        from airflow_provider_bgai.imaging.verify import NotAPictureError
+
+        data = await self.load(hook, request.image)
+        shown = request.image.partition("?")[0] if isinstance(request.image, str) else f"{len(data)} bytes"
+        try:
+            prepared = await asyncio.get_running_loop().run_in_executor(PIXELS, prepare, data, hook.source)
+        except (RefusedSourceError, NotAPictureError) as error:
+            raise InvalidRequestError(f"image={shown!r}: {error}", vendor=hook.vendor) from None
+        for warning in prepared.warnings:
+            log.warning("image=%r: %s", shown, warning)
+        by_link = isinstance(request.image, str) and (
+            hook.takes_links_only or request.image.startswith(("http://", "https://"))
+        )
+        if not prepared.notes and by_link:
+            return request
+        if prepared.notes:
+            log.info("image=%r for %s: %s", shown, hook.conn_id, "; ".join(prepared.notes))
+        return replace(request, image=prepared.data)
+
+    async def load(self, hook: BackgroundHook, image: str | bytes) -> bytes:
+        """A source's bytes. :raises InvalidRequestError, SourceError: if it cannot be read."""
+        if isinstance(image, str) and image.startswith("s3://"):
+            try:
+                return await asyncio.to_thread(self.storage.read, image)
+            except FileNotFoundError:
+                raise InvalidRequestError(f"image={image!r}: there is no such object in S3") from None
+        return await hook.load_image("image", image)
+
+    async def _expected(self, hook: BackgroundHook, claim: Claim, inspection: Inspection) -> Expected | None:
+        """What the pictures of a claim are compared with, if they are to be and can be."""
+        if inspection.thresholds is None or claim.source is None:
+            return None
+        try:
+            source = await self.load(hook, claim.source)
+        except (InvalidRequestError, SourceError) as error:
+            log.warning("%s task %s is not compared with its source: %s", claim.vendor, claim.task_id, error)
+            return None
+        return Expected(source, inspection.thresholds, claim.plain, inspection.enforce)
 
     async def _keep(self, ledger: Ledger, claim: Claim, generation: Generation) -> Claim:
         """Write down what was just paid for."""
@@ -285,6 +366,8 @@ class Buyer:
             "submitted_at": time.time(),
             "seed": generation.seed,
             "model": generation.model,
+            "reason": None,
+            "error": None,
         }
         try:
             return await asyncio.to_thread(ledger.move, claim, "submitted", **answer)
@@ -299,20 +382,44 @@ class Buyer:
                 )
                 raise
             # Another run thought this one dead in the middle of the call. The answer came after all.
-            mine = {"owner": claim.owner, "unknown": claim.unknown, "unknown_in_run": claim.unknown_in_run}
+            mine: dict[str, object] = {"owner": claim.owner, "ended_by": None, "unknown": claim.unknown}
+            mine |= {"unknown_in_run": claim.unknown_in_run, "wasted_in_run": claim.wasted_in_run}
+            if found.reporter != claim.owner:  # which has reported the calls before this one
+                mine |= {"unknown_in_run": 0, "wasted_in_run": ()}
             return await asyncio.to_thread(ledger.move, found, "submitted", **answer, **mine)
 
     async def _settle(
-        self, ledger: Ledger, claim: Claim, hook: BackgroundHook, generation: Generation, owner: str
+        self,
+        ledger: Ledger,
+        claim: Claim,
+        hook: BackgroundHook,
+        generation: Generation,
+        owner: str,
+        inspection: Inspection,
     ) -> Landed:
         """Land an ended generation, or record what became of it."""
         try:
             generation.raise_for_failure()
-            outputs = await land(hook, generation, self.storage, claim.destination, prompt_sha256=claim.prompt_sha256)
+            landing = await land(
+                hook,
+                generation,
+                self.storage,
+                claim.destination,
+                prompt_sha256=claim.prompt_sha256,
+                name=claim.fingerprint,
+                expected=await self._expected(hook, claim, inspection),
+            )
         except PollError:
             raise  # not fetched for now: the claim keeps the task
         except BgaiError as error:
-            await self._record(ledger, claim, error)
+            try:
+                await self._record(ledger, claim, error, owner)
+            except LostRaceError:
+                log.info("Another run has collected it, too, and reports it: %s", claim.uri)
+            if error.paid != "no":
+                there = await asyncio.to_thread(ledger.read_landed, claim.fingerprint)
+                if there is not None and there.landed_at >= claim.claimed_at:
+                    return there  # another run got it in time
             raise
         now = time.time()
         landed = Landed(
@@ -330,11 +437,13 @@ class Buyer:
             owner=owner,
             unknown=claim.unknown,
             unknown_in_run=claim.unknown_in_run,
-            warnings=generation.warnings,
-            images=outputs,
+            wasted_in_run=claim.wasted_in_run,
+            warnings=(*generation.warnings, *landing.warnings),
+            images=landing.images,
+            quarantined=landing.quarantined,
+            thumbnails=landing.thumbnails,
         )
-        await asyncio.to_thread(ledger.land, landed)
-        return landed
+        return await asyncio.to_thread(ledger.land, landed, claim.claimed_at)
 
     def _able(self, request: BackgroundRequest) -> list[BackgroundHook]:
         """The hooks whose vendor can serve the request. :raises InvalidRequestError: if none can."""
@@ -363,6 +472,7 @@ class Buyer:
 
     def _claim(self, wish: Wish, hook: BackgroundHook, name: str, before: Claim | None) -> Claim:
         now = time.time()
+        mine = before is not None and before.reporter == wish.owner  # another run has reported its own
         return Claim(
             fingerprint=name,
             state="claimed",
@@ -379,10 +489,13 @@ class Buyer:
             + MAX_RETRY_AFTER
             + 120 * hook.settings.max_concurrency / hook.settings.requests_per_minute,
             unknown=before.unknown if before else 0,
-            paid_before=before.paid_before + (before.state in ("held", "lost", "landed")) if before else 0,
-            unknown_in_run=before.unknown_in_run if before and before.owner == wish.owner else 0,
+            paid_before=before.paid_before + (before.state != "failed") if before else 0,
+            unknown_in_run=before.unknown_in_run if before and mine else 0,
+            wasted_in_run=before.in_vain if before and mine else (),
             prompt_sha256=prompt_sha256(wish.request),
             destination=wish.destination,
+            source=wish.request.image if isinstance(wish.request.image, str) else None,
+            plain=asks_for_plain(wish.request),
         )
 
     async def _hold(self, ledger: Ledger, claim: Claim, wish: Wish, problem: str) -> Claim:
@@ -392,10 +505,10 @@ class Buyer:
             claim,
             "held",
             held_until=until,
-            # A run that died reports nothing any more: who finds its claim reports the unknown outcome.
+            # A run that died reports nothing any more: who finds its claim reports all that it carries.
             owner=wish.owner,
             unknown=claim.unknown + 1,
-            unknown_in_run=(claim.unknown_in_run if claim.owner == wish.owner else 0) + 1,
+            unknown_in_run=claim.unknown_in_run + 1,
             reason="unknown",
             error=problem,
         )
@@ -418,12 +531,17 @@ class Buyer:
             vendor=claim.vendor,
         )
 
-    async def _record(self, ledger: Ledger, claim: Claim, error: BgaiError) -> Claim:
-        """Write down an error that ends a claim: ``failed`` if it cost nothing, else ``lost``."""
+    async def _record(self, ledger: Ledger, claim: Claim, error: BgaiError, owner: str) -> Claim:
+        """Write down an error that ends a claim: ``failed`` if it cost nothing, else ``lost`` or ``quarantined``."""
         state: ClaimState = "failed" if error.paid == "no" else "lost"
+        known: dict[str, object] = {"ended_by": owner, "reason": error.reason, "error": str(error)}
+        if isinstance(error, UnfaithfulError):
+            state = "quarantined"
+            known |= {"quarantined": error.images}
+            known |= {"thumbnails": error.thumbnails} if error.thumbnails is not None else {}
         if self.purse is not None and state == "failed":
             await self.purse.give_back(_purpose(claim))
-        return await asyncio.to_thread(ledger.move, claim, state, reason=error.reason, error=str(error))
+        return await asyncio.to_thread(ledger.move, claim, state, **known)
 
     async def _in_place(self, landed: Landed) -> bool:
         """Whether the landed pictures are still in S3: who deletes them wants new ones."""
@@ -439,6 +557,15 @@ class Buyer:
                 await asyncio.to_thread(self.storage.copy, output.uri, uri)
             outputs.append(output.model_copy(update={"uri": uri}))
         return landed.model_copy(update={"images": tuple(outputs)})
+
+
+def _costs(landed: Landed) -> dict[str, object]:
+    """What a landed record says of the costs, and whose they are."""
+    return {
+        "ended_by": landed.owner or None,
+        "unknown_in_run": landed.unknown_in_run,
+        "wasted_in_run": landed.wasted_in_run,
+    }
 
 
 def _purpose(claim: Claim) -> str:

@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.manifest import Product
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.models import BackgroundRequest
@@ -93,13 +94,16 @@ class Seed(BaseModel):
         return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % MAX_SEED
 
 
-class Style(BaseModel):
+class Style(Finishing):
     """What may differ by category. Texts are Jinja templates over the product's columns.
 
     :param prompt, negative_prompt, count, template, guidance_image, guidance_scale, options: as in
         :class:`~airflow_provider_bgai.models.BackgroundRequest`.
     :param name: the picture's key below the destination, with ``{ext}``, and ``{index}`` where there are several.
         Left out, it is the SKU.
+
+    What is done to the pictures (``fidelity``, ``retries``, ``paste_back``, ``source_type``, ``renditions``) is
+    described at :class:`~airflow_provider_bgai.catalogue.finishing.Finishing`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -171,8 +175,14 @@ class Recipe(Style):
 
     def digest_of(self, category: str) -> str:
         """Names what holds for a category: a change for another one leaves it alone."""
-        style = self.style(category).model_dump(mode="json", exclude_defaults=True)
+        finishing = set(Finishing.model_fields)  # what is done to pictures changes nothing in what is bought
+        style = self.style(category).model_dump(mode="json", exclude_defaults=True, exclude=finishing)
         return _digest({**style, "version": self.version})
+
+    def finishing_of(self, category: str) -> Finishing:
+        """What is done to the pictures of a category."""
+        style = self.style(category)
+        return Finishing.model_construct(**{name: getattr(style, name) for name in Finishing.model_fields})
 
     def category_of(self, product: Product) -> str:
         """The product's category. :raises InvalidRequestError: if the recipe needs one and there is no such column."""
@@ -323,7 +333,7 @@ def _problem(where: str, error: Any, recipe: Mapping[str, Any]) -> str:
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
     shown = f"={json.dumps(value, default=str)[:80]}" if path and not isinstance(value, Mapping) else ""
-    rules = {"extra_forbidden": "there is no such field"}
+    rules = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "there is no such field")
     message = rules.get(error["type"], error["msg"].removeprefix("Value error, "))
     return f"{where}, {'.'.join(path)}{shown}: {message}" if path else f"{where}: {message}"
 

@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from airflow_provider_bgai.catalogue.ledger import Output
+from airflow_provider_bgai.catalogue.ledger import Output, Wasted
 from airflow_provider_bgai.models import BackgroundRequest
 
-Status = Literal["new", "changed", "unchanged", "failed_before", "refused", "held", "over_budget"]
+Status = Literal["new", "changed", "unchanged", "failed_before", "refused", "held", "quarantined", "over_budget"]
 """What the plan says of a product."""
 
-Outcome = Literal["bought", "reused", "unchanged", "refused", "failed", "lost", "held", "over_budget"]
+Outcome = Literal["bought", "reused", "unchanged", "refused", "failed", "lost", "quarantined", "held", "over_budget"]
 """What became of a product in a run. ``bought``, ``reused`` and ``unchanged`` have pictures."""
 
 
@@ -52,14 +52,34 @@ class Wanted(BaseModel):
         return BackgroundRequest(**self.request)
 
 
+class Finished(Output):
+    """A file made of a landed picture, to be published: the picture itself, pasted back or labelled anew, or a
+    rendition of it.
+
+    :param rendition: its name in the recipe; empty for the picture itself.
+    :param index: of the landed picture, from 1.
+    :param notes: what a person should know of it.
+    """
+
+    rendition: str
+    index: int
+    notes: tuple[str, ...] = ()
+
+
 class Result(BaseModel):
     """What became of one SKU in a run: a line of the results and of the run manifest.
 
-    :param price: what this run paid for it; ``0`` where nothing was bought, None where it is not known.
+    :param price: what this run paid for the call it ended with; ``0`` where nothing was bought, None where it is
+        not known.
+    :param wasted: earlier calls of this run that were paid in vain.
     :param unknown: paid calls of this run with an unknown outcome on the way.
-    :param pictures: how many a call for it makes.
+    :param pictures: how many a call for it makes; 0 for a lost or quarantined one that another run has reported.
     :param name: the stable key below the destination, with ``{index}`` and ``{ext}``.
     :param images: the landed pictures (content-addressed, below ``_bgai/pictures``).
+    :param quarantined: pictures that were paid for and do not show the product (below ``_bgai/quarantine``).
+    :param image: the source, without a query: what stands there may be secret.
+    :param warnings: what a person should know: of the vendor, of a rendition that could not be made.
+    :param finishing: :attr:`Finishing.digest` of ``finished``; empty where the landed pictures are published.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -79,12 +99,18 @@ class Result(BaseModel):
     seed: int | None = None
     price: Decimal | None = Decimal(0)
     currency: str = "USD"
+    wasted: tuple[Wasted, ...] = ()
     unknown: int = 0
     pictures: int = 1
     reason: str | None = None
     error: str | None = None
     seconds: float | None = None
     images: tuple[Output, ...] = ()
+    quarantined: tuple[Output, ...] = ()
+    image: str | None = None
+    finishing: str = ""
+    finished: tuple[Finished, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -1,8 +1,8 @@
 """What a run cost: pictures and money, by vendor and by category, to the unit.
 
-For every run ``bought + lost`` pictures are charged for certain, and ``unknown`` ones perhaps: the vendor's bill
-lies between :attr:`Tally.charged` and ``charged + unknown``. A price nobody knows stays unknown: its pictures are
-counted in ``unpriced`` and add nothing to any sum.
+For every run ``bought + lost + quarantined`` pictures are charged for certain, and ``unknown`` ones perhaps: the
+vendor's bill lies between :attr:`Tally.charged` and ``charged + unknown``. A price nobody knows stays unknown: its
+pictures are counted in ``unpriced`` and add nothing to any sum.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, Field
 
+from airflow_provider_bgai.catalogue.ledger import Wasted
 from airflow_provider_bgai.catalogue.records import Result
 
 NAME_WIDTH = 32
@@ -40,10 +41,12 @@ class Line(BaseModel):
 
 
 class Tally(BaseModel):
-    """All ends, for one vendor, one category or the whole run. Lines other than the four below cost nothing.
+    """All ends, for one vendor, one category or the whole run. Lines other than the five below cost nothing.
 
     :param bought: paid and landed in this run.
-    :param lost: paid, and the picture cannot be had any more.
+    :param lost: paid, and the picture cannot be had any more. Its pictures and money include those of products that
+        were bought again in the same run; so it is with ``quarantined``.
+    :param quarantined: paid, and the picture does not show the product.
     :param failed: the vendor does not charge for them. Money stands here only where a result says so.
     :param unknown: paid calls with an unknown outcome, of products with any end: perhaps charged, once more
         than ``bought`` and ``lost`` say. ``held`` counts the products that wait because of one.
@@ -55,6 +58,7 @@ class Tally(BaseModel):
     refused: Line = Field(default_factory=Line)
     failed: Line = Field(default_factory=Line)
     lost: Line = Field(default_factory=Line)
+    quarantined: Line = Field(default_factory=Line)
     held: Line = Field(default_factory=Line)
     over_budget: Line = Field(default_factory=Line)
     unknown: Line = Field(default_factory=Line)
@@ -67,13 +71,13 @@ class Tally(BaseModel):
     @property
     def charged(self) -> int:
         """Pictures charged for certain."""
-        return self.bought.pictures + self.lost.pictures
+        return self.bought.pictures + self.lost.pictures + self.quarantined.pictures
 
     @property
     def paid(self) -> dict[str, Decimal]:
         """Money paid for certain, by currency; without the ``unpriced`` pictures."""
         sums: dict[str, Decimal] = {}
-        for line in (self.bought, self.lost, self.failed):
+        for line in (self.bought, self.lost, self.quarantined, self.failed):
             for currency, money in line.money.items():
                 sums[currency] = sums.get(currency, Decimal(0)) + money
         return sums
@@ -83,7 +87,7 @@ class Tally(BaseModel):
         line.products += 1
         pictures = len(result.images) or result.pictures
         line.pictures += 0 if again else pictures
-        if result.outcome in ("bought", "lost", "failed"):
+        if result.outcome in ("bought", "lost", "quarantined", "failed"):
             line.pay(result.price, result.currency, pictures)
         if result.unknown:
             self.unknown.products += 1
@@ -91,6 +95,11 @@ class Tally(BaseModel):
             # 0 is what an ended call cost; what the unanswered ones may have cost is not known then.
             price = result.price * result.unknown if result.price else None
             self.unknown.pay(price, result.currency, pictures * result.unknown)
+
+    def _add_wasted(self, call: Wasted) -> None:
+        line = self.line(call.outcome)
+        line.pictures += call.pictures
+        line.pay(call.price, call.currency, call.pictures)
 
 
 class CostReport(BaseModel):
@@ -102,8 +111,8 @@ class CostReport(BaseModel):
 
     def as_text(self) -> str:
         """A small aligned table, for logs."""
-        head = ["", "bought", "paid", "lost", "paid", "unknown", "perhaps", "reused", "unchanged"]
-        head += ["refused", "failed", "held", "over budget"]
+        head = ["", "bought", "paid", "lost", "paid", "quarantined", "paid", "unknown", "perhaps"]
+        head += ["reused", "unchanged", "refused", "failed", "held", "over budget"]
         rows = [head, *(_row(name, tally) for name, tally in self._groups())]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = (
@@ -133,6 +142,11 @@ def cost_report(results: Iterable[Result]) -> CostReport:
             report.by_category.setdefault(result.category, Tally()),
         ):
             tally._add(result, again=again)
+        # A call in vain may have been another vendor's than the one that served in the end.
+        for call in result.wasted:
+            report.total._add_wasted(call)
+            report.by_vendor.setdefault(call.vendor, Tally())._add_wasted(call)
+            report.by_category[result.category]._add_wasted(call)
     return report
 
 
@@ -144,7 +158,7 @@ def _row(name: str, tally: Tally) -> list[str]:
         return " + ".join(sums) or "0"
 
     cells = [name]
-    for line in (tally.bought, tally.lost, tally.unknown):
+    for line in (tally.bought, tally.lost, tally.quarantined, tally.unknown):
         cells += [str(line.pictures), money(line)]
     rest = (tally.reused, tally.unchanged, tally.refused, tally.failed, tally.held, tally.over_budget)
     return cells + [str(line.products) for line in rest]

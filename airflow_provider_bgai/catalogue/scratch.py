@@ -73,6 +73,12 @@ class Scratch:
             last = rows[-1][0]
             yield [Result.model_validate_json(line) for _, line in rows]
 
+    def changed(self) -> Iterator[list[Result]]:
+        """Everything but unchanged products, in order of their SKUs, some at a time. Change no table meanwhile."""
+        rows = self.db.execute("select line from manifest where outcome <> 'unchanged' order by sku")
+        while batch := rows.fetchmany(BATCH):
+            yield [Result.model_validate_json(line) for (line,) in batch]
+
     def has_pictures(self, sku: str) -> bool:
         """Whether it is among them."""
         return any(self._column(f"select line from results where sku = ? and outcome in {WITH_PICTURES}", sku))

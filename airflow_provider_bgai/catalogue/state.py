@@ -19,6 +19,7 @@ class SkuState(BaseModel):
     """What a SKU's published picture was made from: a line of ``_bgai/state.jsonl.gz``.
 
     :param recipe: :meth:`Recipe.digest_of` its category.
+    :param finishing: :attr:`Finishing.digest` of its published files.
     :param vendor: the preferred vendor and its model at that time, not who served it.
     """
 
@@ -30,6 +31,7 @@ class SkuState(BaseModel):
     prompt_sha256: str | None = None
     recipe: str | None = None
     vendor: str | None = None
+    finishing: str = ""
 
 
 def state_uri(destination: str) -> str:

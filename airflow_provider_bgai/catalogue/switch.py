@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel
@@ -23,6 +23,8 @@ from airflow_provider_bgai.catalogue.versions import (
     write_lines,
 )
 from airflow_provider_bgai.storage import Storage
+
+GONE = "Its picture was landed, but is not in S3 any more"
 
 
 class Touched(BaseModel):
@@ -68,17 +70,17 @@ class Switch:
 
     def make_true(self) -> None:
         """Step 2: copy what changes, all pictures of a product or none; delete what goes."""
-        gone = []
+        not_fit: dict[str, str] = {}
         for products in self.scratch.products_to_copy():
             self.turn.renew()
-            for entries, whole in zip(products, self.pool.map(self._copy, products), strict=True):
-                if whole:
-                    self.copied += len(entries)
+            for entries, problem in zip(products, self.pool.map(self._copy, products), strict=True):
+                if problem:
+                    not_fit[entries[0].sku] = problem
                 else:
-                    gone.append(entries[0].sku)
-        for sku in gone:
+                    self.copied += len(entries)
+        for sku, problem in not_fit.items():
             self.turn.renew()
-            self._keep_old(sku)
+            self._keep_old(sku, problem)
         for keys in self.scratch.keys_to_remove():
             self.turn.renew()
             self.removed += len(list(self.pool.map(self._remove, keys)))
@@ -91,10 +93,13 @@ class Switch:
         self.turn.finish(history, now)
         self.storage.delete(self.touched)
 
-    def _copy(self, entries: Iterable[Entry]) -> bool:
-        """False if a picture is gone."""
+    def _copy(self, entries: Sequence[Entry]) -> str | None:
+        """What is wrong with a product's files, if anything is: then none of them is copied."""
         from botocore.exceptions import ClientError
 
+        for entry in entries:
+            if problem := self._check_label(entry):
+                return problem
         for entry in entries:
             self.turn.check()
             try:
@@ -102,17 +107,29 @@ class Switch:
             except ClientError:
                 if self.storage.head(entry.uri) is not None:
                     raise
-                return False
-        return True
+                return GONE
+        return None
 
-    def _keep_old(self, sku: str) -> None:
-        """What a product had, after its new pictures turned out to be gone; nothing if that is gone too."""
+    def _check_label(self, entry: Entry) -> str | None:
+        """Whether the bytes in S3 say that AI made them: nothing is published that does not."""
+        from airflow_provider_bgai.imaging.label import LabelError, read_label
+
+        try:
+            labelled = read_label(self.storage.read(self.place.picture(entry.uri))) is not None
+        except FileNotFoundError:
+            return GONE
+        except LabelError as error:
+            return f"The AI label of {entry.uri} cannot be read: {error}"
+        return None if labelled else f"{entry.uri} has no AI label"
+
+    def _keep_old(self, sku: str, problem: str) -> None:
+        """What a product had, after its new pictures turned out not to be fit; nothing if that is gone too."""
         old = self.scratch.entries("known", sku)
-        if any(self.scratch.taken_by("wanted", entry) for entry in old) or not self._copy(old):
+        if any(self.scratch.taken_by("wanted", entry) for entry in old) or self._copy(old):
             self.scratch.touch(entry.key for entry in old)
             old = []
         self.scratch.replace_wanted(sku, old)
-        self.scratch.put_missing(sku, "Its picture was landed, but is not in S3 any more")
+        self.scratch.put_missing(sku, problem)
 
     def _remove(self, key: str) -> None:
         self.turn.check()

@@ -46,6 +46,9 @@ class Entry(BaseModel):
     sha256: str
     fingerprint: str
     sku: str
+    rendition: str = ""
+    index: int = 1
+    finishing: str = ""
 
 
 class Pending(BaseModel):
@@ -96,6 +99,7 @@ class Place:
             raise InvalidRequestError(f"run={run!r}: must be letters, digits and . _ : + @ = -, and not 'current'")
         self.run = run
         self.folder = f"{self.root}/_bgai/runs/{run}"
+        self.report = f"{self.folder}/report.html"
         self.manifest = f"{self.folder}/manifest.jsonl"
         self.published = f"{self.root}/_bgai/published"
         self.current = f"{self.published}/current"

@@ -43,7 +43,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
-from airflow_provider_bgai.models import BackgroundRequest, Generation, picture_type
+from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits, picture_type
 from airflow_provider_bgai.polling import PollPolicy, TaskWatch
 
 if TYPE_CHECKING:
@@ -193,6 +193,10 @@ class BackgroundHook(BaseHook):
     default_timeout: ClassVar[float] = 120.0
     has_tasks: ClassVar[bool] = False
     """Whether the vendor answers a submission with a task ID to be polled."""
+    source: ClassVar[SourceLimits] = SourceLimits(formats=("png", "jpg", "webp"), needs_alpha=False)
+    """What it takes as an image; :mod:`~airflow_provider_bgai.imaging.prepare` makes it so."""
+    takes_links_only: ClassVar[bool] = False
+    """Whether images are sent as links, so that only one that had to be changed is worth a copy."""
 
     def __init__(
         self,

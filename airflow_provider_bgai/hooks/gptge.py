@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from airflow_provider_bgai.exceptions import BgaiError, QuotaError
 from airflow_provider_bgai.hooks.base import BackgroundHook
-from airflow_provider_bgai.hooks.picwish import MAX_PROMPT, check_bytes, check_length, read_task, submit_task
+from airflow_provider_bgai.hooks.picwish import MAX_PROMPT, SOURCE, check_bytes, check_length, read_task, submit_task
 from airflow_provider_bgai.models import BackgroundRequest, Generation
 
 
@@ -27,6 +27,7 @@ class GptGeHook(BackgroundHook):
     base_url = "https://api.gpt.ge"
     default_requests_per_minute = 120
     has_tasks = True
+    source = SOURCE
 
     def check(self, request: BackgroundRequest) -> None:
         self._forbid(request, "seed", "template", "negative_prompt", "guidance_image", "guidance_scale")

@@ -27,6 +27,7 @@ class KatalisHook(BackgroundHook):
     default_conn_name = "katalis_default"
     vendor = "katalis"
     base_url = "https://dev-api.katalis.ai"
+    takes_links_only = True
 
     def check(self, request: BackgroundRequest) -> None:
         self._forbid(request, "seed", "template", "guidance_image", "guidance_scale")

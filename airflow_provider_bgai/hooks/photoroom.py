@@ -12,9 +12,11 @@ from urllib.parse import urlencode
 
 from airflow_provider_bgai.exceptions import UnknownOutcomeError
 from airflow_provider_bgai.hooks.base import BackgroundHook, sendable_header
-from airflow_provider_bgai.models import BackgroundRequest, Generation
+from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits
 
 MAX_FILE = 30 * 1024 * 1024
+# Public clients' notes; Photoroom removes backgrounds itself.
+SOURCE = SourceLimits(formats=("png", "jpg", "webp"), needs_alpha=False, max_side=5000, max_bytes=30_000_000)
 # Beyond this many bytes of query, proxies and servers start to refuse a URL; the request is posted then.
 MAX_QUERY = 6000
 
@@ -38,6 +40,7 @@ class PhotoroomHook(BackgroundHook):
     default_conn_name = "photoroom_default"
     vendor = "photoroom"
     base_url = "https://image-api.photoroom.com"
+    source = SOURCE
     default_requests_per_minute = 60
 
     def check(self, request: BackgroundRequest) -> None:

@@ -23,11 +23,13 @@ from airflow_provider_bgai.exceptions import (
     VendorFaultError,
 )
 from airflow_provider_bgai.hooks.base import Answer, BackgroundHook, read_error
-from airflow_provider_bgai.models import BackgroundRequest, Generation, picture_type
+from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits, picture_type
 
 MAX_PROMPT = 1024
 MIN_SIDE, MAX_SIDE = 256, 4096
 MAX_FILE = 20 * 1024 * 1024
+# "Up to 20MB" may mean 20,000,000 bytes: what is made smaller is made to fit either reading.
+SOURCE = SourceLimits(min_side=MIN_SIDE, max_side=MAX_SIDE, max_bytes=20_000_000)
 
 # Below 0 a task has failed. Only success is charged, so -1, -2 and -8 may be submitted again.
 _FAILED: dict[int, tuple[type[BgaiError], str]] = {
@@ -54,6 +56,7 @@ class PicWishHook(BackgroundHook):
     base_url = "https://techsz.aoscdn.com"
     default_requests_per_minute = 120
     has_tasks = True
+    source = SOURCE
 
     path = "/api/tasks/visual/background"
 

@@ -12,11 +12,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    BaseHook,
+    BaseOperator,
+    conf,
+)
 
-from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
 from airflow_provider_bgai.operators.generate import fail
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
@@ -24,9 +31,10 @@ from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_bgai.catalogue.finishing import Finishing, Sign
     from airflow_provider_bgai.catalogue.pipeline import Progress
     from airflow_provider_bgai.catalogue.purchase import OnUnknownOutcome
-    from airflow_provider_bgai.catalogue.records import Result, Wanted
+    from airflow_provider_bgai.catalogue.records import Wanted
     from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.storage import Storage
 
@@ -144,11 +152,14 @@ class GenerateCatalogueOperator(BaseOperator):
     :param parallel_shards: how many shards run side by side: each gets that share of the connection's rate and slots.
     :param deferrable: wait for the vendor's tasks in the triggerer, without a worker slot.
     :param timeout: seconds to wait for the vendor's tasks in all.
+    :param sign_conn_id: whose certificate signs the published files (C2PA), where the recipe says ``sign: true``: a
+        connection whose password is the private key (PEM) and whose extras are ``certificate`` (PEM), and
+        perhaps ``alg`` and ``tsa_url``. Needs the extra ``c2pa``.
     :param on_unknown_outcome: see :class:`~airflow_provider_bgai.operators.generate.GenerateBackgroundOperator`.
     :param hold_for: seconds after which a held picture is released.
     """
 
-    template_fields: Sequence[str] = ("shard", "conn_id", "budget", "aws_conn_id")
+    template_fields: Sequence[str] = ("shard", "conn_id", "budget", "sign_conn_id", "aws_conn_id")
     template_fields_renderers = {"budget": "json"}
     ui_color = "#e8e4f3"
 
@@ -165,6 +176,7 @@ class GenerateCatalogueOperator(BaseOperator):
         timeout: float = 1800,
         on_unknown_outcome: OnUnknownOutcome = "hold",
         hold_for: float = 24 * 3600,
+        sign_conn_id: str | None = None,
         aws_conn_id: str | None = "aws_default",
         **kwargs: Any,
     ) -> None:
@@ -179,6 +191,7 @@ class GenerateCatalogueOperator(BaseOperator):
         self.timeout = timeout
         self.on_unknown_outcome = on_unknown_outcome
         self.hold_for = hold_for
+        self.sign_conn_id = sign_conn_id
         self.aws_conn_id = aws_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -200,21 +213,25 @@ class GenerateCatalogueOperator(BaseOperator):
         storage, hooks = connect(self.conn_id, self.aws_conn_id)
         destination, run, _ = split_shard(self.shard)
         try:
-            shards = len(read_plan(storage, f"{destination}/_bgai/runs/{run}/plan.json").shards)
+            plan = read_plan(storage, f"{destination}/_bgai/runs/{run}/plan.json")
+            sign = self._signer() if any(each.sign for each in plan.finishing.values()) else None
             for hook in hooks:
-                hook.share(max(1, min(self.parallel_shards, shards)))
+                hook.share(max(1, min(self.parallel_shards, len(plan.shards))))
+                hook.staging = f"{destination}/_bgai/staged"
             wanted = list(read_lines(Wanted, storage.read(self.shard).splitlines()))
-            progress = self._generate(storage, hooks, wanted, patience)
+            progress = self._generate(storage, hooks, wanted, patience, plan.finishing, sign)
         except BgaiError as error:
             fail(error)
-        if progress.pending and self.deferrable and time.time() < deadline:
+        # With a wrong key no waiting helps: the tasks are kept, and reported so.
+        waiting = [claim for claim in progress.pending.values() if claim.reason != AuthenticationError.reason]
+        if waiting and self.deferrable and time.time() < deadline:
             # One trigger speaks with one vendor. Others' tasks, after a failover, are collected in the next pass.
-            by_connection = Counter(claim.conn_id for claim in progress.pending.values())
+            by_connection = Counter(claim.conn_id for claim in waiting)
             ((conn_id, _),) = by_connection.most_common(1)
             self.defer(
                 trigger=BackgroundTaskTrigger(
                     conn_id=conn_id,
-                    task_ids=[it.task_id for it in progress.pending.values() if it.conn_id == conn_id and it.task_id],
+                    task_ids=[it.task_id for it in waiting if it.conn_id == conn_id and it.task_id],
                     poll_interval=self.poll_interval,
                     deadline=deadline,
                     record=self.shard,
@@ -225,7 +242,13 @@ class GenerateCatalogueOperator(BaseOperator):
         return self._write(storage, wanted, progress)
 
     def _generate(
-        self, storage: Storage, hooks: list[BackgroundHook], wanted: list[Wanted], patience: float | None
+        self,
+        storage: Storage,
+        hooks: list[BackgroundHook],
+        wanted: list[Wanted],
+        patience: float | None,
+        finishing: Mapping[str, Finishing],
+        sign: Sign | None,
     ) -> Progress:
         import asyncio
 
@@ -246,6 +269,8 @@ class GenerateCatalogueOperator(BaseOperator):
                 policy=PollPolicy(interval=self.poll_interval),
                 on_unknown_outcome=self.on_unknown_outcome,
                 hold_for=self.hold_for,
+                finishing=finishing,
+                sign=sign,
             )
             try:
                 return await generate(shard, wanted, patience=patience)
@@ -256,14 +281,41 @@ class GenerateCatalogueOperator(BaseOperator):
 
         return asyncio.run(work())
 
+    def _signer(self) -> Sign:
+        """Signs with the certificate of ``sign_conn_id``, found out before a cent is spent."""
+        from airflow_provider_bgai.imaging.sign import sign
+
+        if not self.sign_conn_id:
+            raise AirflowFailException("The recipe says sign: true, so this task needs sign_conn_id: whose certificate")
+        connection = BaseHook.get_connection(self.sign_conn_id)
+        extra = connection.extra_dejson
+        key, certificate = (connection.password or "").encode(), str(extra.get("certificate") or "").encode()
+        if not key or not certificate:
+            raise AirflowFailException(
+                f"Connection {self.sign_conn_id!r}: the password must be the private key, and the extra 'certificate' "
+                "its certificate, both as PEM"
+            )
+        return partial(
+            sign, certificate_pem=certificate, key_pem=key, alg=extra.get("alg", "es256"), tsa_url=extra.get("tsa_url")
+        )
+
     def _write(self, storage: Storage, wanted: list[Wanted], progress: Progress) -> dict[str, Any]:
         from airflow_provider_bgai.catalogue.pipeline import give_up
         from airflow_provider_bgai.catalogue.records import dump_lines
+        from airflow_provider_bgai.catalogue.report import cost_report
 
         results = give_up(wanted, progress)
         uri = self.shard.replace("/shards/", "/results/")
         storage.put(uri, dump_lines(results), content_type="application/x-ndjson")
-        return {"shard": self.shard, "results": uri, **summary(results)}
+        total = cost_report(results).total
+        return {
+            "shard": self.shard,
+            "results": uri,
+            "outcomes": dict(Counter(it.outcome for it in results)),
+            "paid": {currency: float(money) for currency, money in total.paid.items()},
+            "charged": total.charged,
+            "unknown_outcomes": total.unknown.pictures,
+        }
 
 
 class PublishCatalogueOperator(BaseOperator):
@@ -376,17 +428,6 @@ def connect(conn_id: str | Sequence[str], aws_conn_id: str | None) -> tuple[Stor
     except BgaiError as error:
         fail(error)
     return storage, hooks
-
-
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """Counts by outcome, and what was paid: small JSON."""
-    prices = [it.price for it in results if it.outcome in ("bought", "lost")]
-    known = [price for price in prices if price is not None]
-    return {
-        "outcomes": dict(Counter(it.outcome for it in results)),
-        "paid": float(sum(known)) if len(known) == len(prices) else None,
-        "unknown_outcomes": sum(it.unknown for it in results),
-    }
 
 
 def run_name(context: Context) -> str:

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
 from airflow_provider_bgai.exceptions import (
     BgaiError,
+    InvalidRequestError,
     PollError,
     RateLimitError,
     SourceError,
@@ -24,9 +25,12 @@ from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_bgai.catalogue.landing import Inspection
     from airflow_provider_bgai.catalogue.ledger import Claim, Landed
     from airflow_provider_bgai.catalogue.purchase import Buyer, OnUnknownOutcome
     from airflow_provider_bgai.hooks.base import BackgroundHook
+
+OnUnfaithful = Literal["warn", "quarantine", "ignore"]
 
 # A retry helps after these. After any other error it would fail in the same way, or pay again.
 _RETRYABLE = (PollError, RateLimitError, SourceError, VendorFaultError)
@@ -63,6 +67,9 @@ class GenerateBackgroundOperator(BaseOperator):
     :param on_unknown_outcome: what to do where nobody can know whether a call was charged: ``"hold"`` (fail,
         and let nobody buy this picture for a day), ``"fail"`` (fail, until somebody deletes the claim), or
         ``"resubmit"`` (buy again at once; **may pay twice**, which the records count).
+    :param on_unfaithful: what to do with a picture that does not show the product as it is: ``"warn"`` (land it, with
+        the verdict among the result's warnings), ``"quarantine"`` (put it aside and fail), or ``"ignore"`` (do
+        not compare).
     """
 
     template_fields: Sequence[str] = (
@@ -104,6 +111,7 @@ class GenerateBackgroundOperator(BaseOperator):
         timeout: float = 600,
         epoch: str | None = None,
         on_unknown_outcome: OnUnknownOutcome = "hold",
+        on_unfaithful: OnUnfaithful = "warn",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -125,6 +133,7 @@ class GenerateBackgroundOperator(BaseOperator):
         self.timeout = timeout
         self.epoch = epoch
         self.on_unknown_outcome = on_unknown_outcome
+        self.on_unfaithful = on_unfaithful
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Buy the picture, or find it bought; land it, or wait for it."""
@@ -141,6 +150,7 @@ class GenerateBackgroundOperator(BaseOperator):
                 owner=_owner(context),
                 epoch=self.epoch,
                 on_unknown_outcome=self.on_unknown_outcome,
+                inspection=inspection(self.on_unfaithful),
             )
             found = run(buyer, buyer.begin(wish))
             if isinstance(found, Claim) and (found.task_id is None or self._waits_here()):
@@ -183,7 +193,12 @@ class GenerateBackgroundOperator(BaseOperator):
 
     async def _collect(self, buyer: Buyer, claim: Claim, timeout: float) -> Landed:
         """Land a claim, which may be another run's with another destination."""
-        landed = await buyer.finish(claim, timeout=timeout, policy=PollPolicy(interval=self.poll_interval))
+        landed = await buyer.finish(
+            claim,
+            timeout=timeout,
+            policy=PollPolicy(interval=self.poll_interval),
+            inspection=inspection(self.on_unfaithful),
+        )
         return await buyer.placed(landed, self.destination)
 
     def on_kill(self) -> None:
@@ -226,6 +241,18 @@ class GenerateBackgroundOperator(BaseOperator):
         return Buyer(hooks, storage), request
 
 
+def inspection(on_unfaithful: OnUnfaithful) -> Inspection:
+    """How pictures are looked at when they land."""
+    from airflow_provider_bgai.catalogue.landing import Inspection
+    from airflow_provider_bgai.imaging.fidelity import Thresholds
+
+    if on_unfaithful not in ("warn", "quarantine", "ignore"):
+        raise InvalidRequestError(f"on_unfaithful={on_unfaithful!r}: must be 'warn', 'quarantine' or 'ignore'")
+    return Inspection(
+        thresholds=None if on_unfaithful == "ignore" else Thresholds(), enforce=on_unfaithful == "quarantine"
+    )
+
+
 def collector(claim_uri: str, aws_conn_id: str | None) -> tuple[Buyer, Claim]:
     """What is needed to collect a claim: the account that paid for it, and S3."""
     from airflow_provider_bgai.catalogue.ledger import read_claim
@@ -260,7 +287,7 @@ def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool, reused: 
         "conn_id": landed.conn_id,
         "task_id": landed.task_id,
         "claim": claim_uri,
-        "images": [output.model_dump() for output in landed.images],
+        "images": [output.model_dump(mode="json") for output in landed.images],
         "seed": landed.seed,
         "model": landed.model,
         # An unknown price stays unknown.

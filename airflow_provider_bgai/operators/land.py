@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
-from airflow_provider_bgai.operators.generate import collector, fail, landed_result, run
+from airflow_provider_bgai.operators.generate import OnUnfaithful, collector, fail, inspection, landed_result, run
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,6 +23,7 @@ class LandBackgroundOperator(BaseOperator):
         anywhere. Only with the former is the landing recorded, so that no later run buys the picture again.
     :param destination: ``s3://bucket/key-{index}.{ext}``: index from 1, extension by the bytes.
     :param aws_conn_id: the connection to S3.
+    :param on_unfaithful: see ``GenerateBackgroundOperator``. With a bare ID there is nothing to compare with.
     :param timeout: seconds to wait for the vendor, should the task not have ended.
     """
 
@@ -37,6 +38,7 @@ class LandBackgroundOperator(BaseOperator):
         destination: str,
         aws_conn_id: str | None = "aws_default",
         timeout: float = 60,
+        on_unfaithful: OnUnfaithful = "warn",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +47,7 @@ class LandBackgroundOperator(BaseOperator):
         self.destination = destination
         self.aws_conn_id = aws_conn_id
         self.timeout = timeout
+        self.on_unfaithful = on_unfaithful
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
@@ -63,7 +66,7 @@ class LandBackgroundOperator(BaseOperator):
         ledger = ledger_of(buyer.storage, claim.uri)
         landed = ledger.read_landed(claim.fingerprint)
         if landed is None or landed.landed_at < claim.claimed_at:
-            landed = run(buyer, buyer.finish(claim, timeout=self.timeout))
+            landed = run(buyer, buyer.finish(claim, timeout=self.timeout, inspection=inspection(self.on_unfaithful)))
         landed = run(buyer, buyer.placed(landed, self.destination))
         return landed_result(landed, claim.uri, paid=False, reused=False)
 
@@ -87,21 +90,21 @@ class LandBackgroundOperator(BaseOperator):
             known = Generation(vendor=hook.vendor, state="pending", task_id=task_id)
             generation = await hook.wait_for(known, timeout=self.timeout)
             generation.raise_for_failure()
-            images = await land(hook, generation, storage, self.destination)
+            landing = await land(hook, generation, storage, self.destination)
             landed = Landed(
                 fingerprint="",
                 vendor=hook.vendor,
                 conn_id=hook.conn_id,
                 task_id=task_id,
-                price=hook.cost(len(images)),
+                price=hook.cost(len(generation.images)),
                 currency=hook.settings.currency,
                 seed=generation.seed,
                 model=generation.model,
                 prompt_sha256=None,
                 seconds=0.0,
                 landed_at=time.time(),
-                warnings=generation.warnings,
-                images=images,
+                warnings=(*generation.warnings, *landing.warnings),
+                images=landing.images,
             )
             return landed_result(landed, None, paid=False, reused=False)
 

@@ -28,6 +28,7 @@ class CatalogueTaskGroup(TaskGroup):
     :param parallel_shards: how many shards run side by side; they share the connection's rate and slots.
     :param in_flight, deferrable, timeout, on_unknown_outcome: see
         :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
+    :param sign_conn_id: see there, too.
     :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
     :param outlets: assets to be updated by publishing; None for one named by the destination.
     """
@@ -49,6 +50,7 @@ class CatalogueTaskGroup(TaskGroup):
         deferrable: bool | None = None,
         timeout: float = 1800,
         on_unknown_outcome: OnUnknownOutcome = "hold",
+        sign_conn_id: str | None = None,
         max_failure_ratio: float = 0.2,
         outlets: Sequence[Any] | None = None,
         aws_conn_id: str | None = "aws_default",
@@ -80,6 +82,7 @@ class CatalogueTaskGroup(TaskGroup):
                 parallel_shards=parallel_shards,
                 timeout=timeout,
                 on_unknown_outcome=on_unknown_outcome,
+                sign_conn_id=sign_conn_id,
                 aws_conn_id=aws_conn_id,
                 max_active_tis_per_dagrun=parallel_shards,
                 **({} if deferrable is None else {"deferrable": deferrable}),

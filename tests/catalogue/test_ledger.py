@@ -148,10 +148,29 @@ def test_a_landed_record_comes_back_whole_with_its_money_exact(ledger):
             }
         ],
     )
-    uri = ledger.land(landed)
-    assert uri == ledger.landed_uri("done")
+    assert ledger.land(landed, since=1.0) == landed
     assert ledger.read_landed("done") == landed
     assert str(ledger.read_landed("done").price) == "0.10"
+
+
+def test_of_two_who_land_one_call_the_first_stands_and_a_later_call_replaces_it(ledger):
+    known = {"fingerprint": "both", "vendor": "picwish", "conn_id": "picwish_default", "task_id": "1", "price": None}
+    known |= {"currency": "EUR", "seed": None, "model": None, "prompt_sha256": None, "seconds": 1, "images": ()}
+    one, two = (Landed(**known, owner=owner, landed_at=at) for owner, at in (("one", 5.0), ("two", 6.0)))
+    assert ledger.land(one, since=4.0) == one
+    assert ledger.land(two, since=4.0) == one
+    assert ledger.read_landed("both") == one
+    assert ledger.land(two, since=5.5) == two
+    assert ledger.read_landed("both") == two
+
+
+def test_what_was_paid_in_vain_goes_with_the_claim():
+    claim = claim_of("vain", "quarantined", price=Decimal("0.03"), images=2)
+    (call,) = claim.in_vain
+    assert (call.outcome, call.pictures, call.price) == ("quarantined", 2, Decimal("0.03"))
+    again = claim_of("vain", "lost", wasted_in_run=claim.in_vain, price=None)
+    assert [it.outcome for it in again.in_vain] == ["quarantined", "lost"]
+    assert claim_of("vain", "failed", wasted_in_run=claim.in_vain).in_vain == claim.in_vain
 
 
 def test_records_live_below_the_destination_and_know_their_ledger(storage, ledger, s3):

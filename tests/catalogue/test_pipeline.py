@@ -8,12 +8,18 @@ from decimal import Decimal
 
 import pytest
 
+from airflow_provider_bgai.catalogue import purchase
+from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.pipeline import Shard, generate, give_up
 from airflow_provider_bgai.catalogue.purchase import Buyer
 from airflow_provider_bgai.catalogue.records import Wanted
+from airflow_provider_bgai.catalogue.report import Tally, cost_report
+from airflow_provider_bgai.exceptions import UnfaithfulError
 from airflow_provider_bgai.hooks import get_hook
+from airflow_provider_bgai.polling import PollPolicy
 
 VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
+PRICES = {"picwish": Decimal("0.03"), "photoroom": Decimal("0.1")}
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def shard(box, connections, storage, destination):
         for hook in hooks:
             hook.storage = storage
             _ = hook.settings
-        return Shard(Buyer(hooks, storage, purse), destination, owner, **options)
+        return Shard(Buyer(hooks, storage, purse), destination, owner, policy=PollPolicy(interval=0.1), **options)
 
     return make
 
@@ -137,8 +143,6 @@ def test_a_failed_picture_stops_no_other(shard, wanted, box):
 
 
 def test_a_vendor_that_dies_is_replaced_by_the_next_connection(shard, wanted, box, monkeypatch):
-    from airflow_provider_bgai.catalogue import purchase
-
     monkeypatch.setattr(purchase, "FAULTS_IN_A_ROW", 2)
     items = wanted(10)
     for _ in range(200):
@@ -189,3 +193,180 @@ def test_a_purse_that_is_empty_lets_nothing_more_be_bought(shard, wanted, box):
     items = wanted(7)
     assert outcomes(items, run(shard("picwish", purse=Purse()), items)) == {"bought": 3, "over_budget": 4}
     assert box.images_charged() == 3
+
+
+# --- what was paid in vain ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfaithful(monkeypatch):
+    """``unfaithful(2)``: the next two landings find that the picture does not show the product."""
+
+    def unfaithful(times: int) -> list[str]:
+        seeds: list[str] = []
+        real = purchase.land
+
+        async def land(hook, generation, *args, **fields):
+            if len(seeds) < times:
+                seeds.append(f"{hook.conn_id} {generation.seed}")
+                raise UnfaithfulError("the product was redrawn", vendor=hook.vendor)
+            return await real(hook, generation, *args, **fields)
+
+        monkeypatch.setattr(purchase, "land", land)
+        return seeds
+
+    return unfaithful
+
+
+def bill(box, *runs) -> None:
+    """What the runs' results say was paid is what the vendors have charged, to the unit."""
+    reports = [cost_report(results) for results in runs]
+    assert sum(it.total.charged for it in reports) == box.images_charged()
+    for vendor in VENDORS:
+        tallies = [it.by_vendor.get(vendor, Tally()) for it in reports]
+        assert sum(it.charged for it in tallies) == box.images_charged(vendor), vendor
+        paid = sum(it.paid.get("USD", Decimal(0)) for it in tallies)
+        assert paid == PRICES.get(vendor, Decimal(0)) * box.images_charged(vendor), vendor
+
+
+def test_a_lost_picture_that_is_bought_again_in_the_same_run_shows_both_prices(shard, wanted, box):
+    items = wanted(1)
+    box.fault("picwish", "truncated_image", times=3, on="download")
+    run(shard("picwish"), items)
+    (again,) = give_up(items, run(shard("picwish"), items))
+    assert (again.outcome, again.price) == ("bought", Decimal("0.03"))
+    assert [(it.outcome, it.vendor, it.price) for it in again.wasted] == [("lost", "picwish", Decimal("0.03"))]
+    bill(box, [again])
+
+
+def test_a_lost_picture_that_another_run_buys_again_costs_each_run_its_own(shard, wanted, box):
+    items = wanted(1)
+    box.fault("picwish", "truncated_image", times=3, on="download")
+    lost = give_up(items, run(shard("picwish"), items))
+    bought = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+    assert [(it.outcome, it.price, it.wasted) for it in lost + bought] == [
+        ("lost", Decimal("0.03"), ()),
+        ("bought", Decimal("0.03"), ()),
+    ]
+
+
+def test_a_picture_that_somebody_deleted_during_the_run_shows_both_prices(shard, wanted, box, storage):
+    items = wanted(1)
+    (first,) = give_up(items, run(shard("picwish"), items))
+    storage.delete(first.images[0].uri)
+    (again,) = give_up(items, run(shard("picwish"), items))
+    assert [it.outcome for it in again.wasted] == ["lost"]
+    bill(box, [again])
+
+
+def test_a_picture_in_quarantine_is_paid_reported_and_not_bought_again_by_itself(shard, wanted, box, unfaithful):
+    items = wanted(2)
+    unfaithful(1)
+    results = give_up(items, run(shard("picwish", in_flight=1), items))
+    assert Counter(it.outcome for it in results) == {"quarantined": 1, "bought": 1}
+    bill(box, results)
+    bill(box, give_up(items, run(shard("picwish"), items)))  # a retry of the task tells the same
+    tomorrow = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+    assert Counter(it.outcome for it in tomorrow) == {"quarantined": 1, "reused": 1}
+    assert cost_report(tomorrow).total.charged == 0
+    assert {it.price for it in tomorrow} == {Decimal(0)}
+    assert box.images_charged() == 2
+
+
+def test_a_picture_in_quarantine_is_bought_again_where_the_plan_says_so_and_once(shard, wanted, box, unfaithful):
+    unfaithful(2)
+    run(shard("picwish"), wanted(1))
+    items = wanted(1, status="failed_before")
+    for _ in range(2):
+        tomorrow = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+        assert [(it.outcome, it.price) for it in tomorrow] == [("quarantined", Decimal("0.03"))]
+    assert box.images_charged() == 2
+
+
+def test_a_retry_after_quarantine_asks_the_next_connection_and_reports_both(shard, wanted, box, unfaithful):
+    items = wanted(1)
+    tried = unfaithful(1)
+    (found,) = give_up(items, run(shard("picwish", "photoroom", finishing={"": Finishing(retries=1)}), items))
+    assert (found.outcome, found.vendor, tried) == ("bought", "photoroom", ["picwish_default None"])
+    assert [(it.outcome, it.vendor) for it in found.wasted] == [("quarantined", "picwish")]
+    bill(box, [found])
+
+
+def test_a_retry_after_quarantine_asks_with_another_seed(shard, wanted, box, unfaithful):
+    (item,) = wanted(1)
+    item = item.model_copy(update={"request": {**item.request, "seed": 7}})
+    tried = unfaithful(2)
+    (found,) = give_up([item], run(shard("photoroom", finishing={"": Finishing(retries=2)}), [item]))
+    assert (tried, found.seed, found.outcome) == (["photoroom_default 7", "photoroom_default 8"], 9, "bought")
+    bill(box, [found])
+
+
+def test_retries_after_quarantine_are_counted_over_all_tries_of_the_task(shard, wanted, box, unfaithful):
+    items = wanted(1)
+    unfaithful(9)
+    for _ in range(2):
+        results = give_up(items, run(shard("picwish", finishing={"": Finishing(retries=1)}), items))
+        assert [(it.outcome, len(it.wasted)) for it in results] == [("quarantined", 1)]
+        bill(box, results)
+    assert box.images_charged() == 2
+
+
+def test_what_was_paid_in_vain_is_reported_though_the_retry_is_refused(shard, wanted, box, unfaithful):
+    items = wanted(1)
+    unfaithful(1)
+    box.fault("photoroom", "moderation", times=1, on="submit")
+    box.fault("picwish", "slow", times=1, on="submit", delay=0)
+    box.fault("picwish", "moderation", times=1, on="submit")
+    (refused,) = give_up(items, run(shard("picwish", "photoroom", finishing={"": Finishing(retries=1)}), items))
+    assert (refused.outcome, refused.price) == ("refused", Decimal(0))
+    bill(box, [refused])
+
+
+# --- whose price it is -------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_while_polling_is_what_the_results_say(shard, wanted, box):
+    items = wanted(1)
+    box.fault("picwish", "bad_key", times=1, on="poll")
+    progress = run(shard("picwish"), items)
+    assert progress.pending[items[0].fingerprint].task_id
+    (told,) = give_up(items, progress)
+    assert (told.outcome, told.reason, told.price) == ("failed", "authentication", Decimal(0))
+    assert "401" in told.error
+    assert "collects it unpaid" in told.error
+    bill(box, give_up(items, run(shard("picwish", owner="tomorrow/0000"), items)))
+
+
+@pytest.mark.parametrize("fault", [None, "truncated_image"])
+def test_of_two_runs_that_collect_one_task_one_reports_its_price(shard, wanted, box, fault):
+    items = wanted(6)
+    run(shard("picwish"), items, patience=None)
+    if fault:
+        box.fault("picwish", fault, times=1000, on="download")
+    one, two = shard("picwish", owner="one/0000"), shard("picwish", owner="two/0000")
+
+    async def both():
+        return await asyncio.gather(generate(one, items, patience=60), generate(two, items, patience=60))
+
+    first, second = (give_up(items, progress) for progress in asyncio.run(both()))
+    assert Counter(it.outcome for it in first + second) == ({"lost": 12} if fault else {"bought": 6, "reused": 6})
+    bill(box, first, second)
+
+
+def test_a_task_that_another_run_submitted_and_this_one_finds_lost_is_this_ones_loss(shard, wanted, box):
+    items = wanted(1)
+    tonight = give_up(items, run(shard("picwish"), items, patience=None))
+    box.fault("picwish", "truncated_image", times=3, on="download")
+    tomorrow = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+    again = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+    assert [it.outcome for it in tonight + tomorrow + again] == ["failed", "lost", "bought"]
+    bill(box, tonight, again)
+
+
+def test_unknown_outcomes_go_with_the_task_to_the_run_that_ends_it(shard, wanted, box):
+    items = wanted(1)
+    box.fault("picwish", "drop_after_charge", times=1, on="submit")
+    tonight = run(shard("picwish", on_unknown_outcome="resubmit"), items, patience=None)
+    assert [it.unknown for it in give_up(items, tonight)] == [0]
+    (bought,) = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
+    assert (bought.outcome, bought.unknown) == ("bought", 1)

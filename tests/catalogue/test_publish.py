@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
+from PIL import Image
 
 from airflow_provider_bgai.catalogue import scratch
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger, Output
@@ -35,13 +37,28 @@ from airflow_provider_bgai.catalogue.records import Result, Wanted, dump_lines
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.catalogue.versions import Current, Place
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.storage import Storage
 
 NOW = 1_700_000_000.0
 
 
+def drawn(text: str) -> bytes:
+    """The smallest picture whose label says it is ``text``."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    return write_label(file.getvalue(), Label(vendor="picwish", created=NOW, id=text))
+
+
+def told(picture: bytes) -> str:
+    """What its label says."""
+    label = read_label(picture)
+    assert label is not None
+    return label.id
+
+
 class Shop:
-    """A catalogue in S3, with pictures that are just bytes."""
+    """A catalogue in S3, with pictures that are known by their labels."""
 
     def __init__(self, storage: Storage, root: str) -> None:
         self.storage, self.root = storage, root
@@ -53,7 +70,7 @@ class Shop:
         wish = fields.pop("fingerprint", f"fp{hashlib.sha256(f'{sku} {picture}'.encode()).hexdigest()[:12]}")
         images = []
         for index in range(1, count + 1) if picture else ():
-            body = f"{picture} {index}".encode()
+            body = drawn(f"{picture} {index}")
             uri = f"{self.root}/_bgai/pictures/{wish}-{index}.{extension}"
             digest = hashlib.sha256(body).hexdigest()
             self.storage.put(uri, body, content_type=f"image/{extension}", metadata={"sha256": digest})
@@ -121,10 +138,10 @@ class Shop:
         """What a reader of the shop sees: every key but the records, and its content."""
         found = (item.uri for item in self.storage.list(f"{self.root}/"))
         keys = (uri for uri in found if "/_bgai/" not in uri)
-        return {uri.removeprefix(f"{self.root}/"): self.storage.read(uri).decode() for uri in keys}
+        return {uri.removeprefix(f"{self.root}/"): told(self.storage.read(uri)) for uri in keys}
 
     def mapped(self, run: str) -> dict[str, str]:
-        return {it.key: self.storage.read(it.uri).decode() for it in read_mapping(self.storage, self.root, run)}
+        return {it.key: told(self.storage.read(it.uri)) for it in read_mapping(self.storage, self.root, run)}
 
     def manifest(self, run: str) -> dict[str, Result]:
         return {it.sku: it for it in read_manifest_of_run(self.storage, self.root, run)}
@@ -174,7 +191,7 @@ def test_pictures_appear_under_their_stable_keys_with_type_and_hash(shop, s3):
     key = f"{shop.root}/b.jpg".removeprefix(f"s3://{s3.bucket}/")
     head = s3.client().head_object(Bucket=s3.bucket, Key=key)
     assert head["ContentType"] == "image/jpg"
-    assert head["Metadata"]["sha256"] == hashlib.sha256(b"blue 1").hexdigest()
+    assert head["Metadata"]["sha256"] == hashlib.sha256(drawn("blue 1")).hexdigest()
 
 
 def test_current_names_the_run_and_its_mapping_names_every_picture(shop):

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger, Output
+from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger, Output, Wasted
 from airflow_provider_bgai.catalogue.purchase import Buyer, Wish
 from airflow_provider_bgai.catalogue.records import Result
 from airflow_provider_bgai.catalogue.report import CostReport, Line, cost_report
@@ -42,16 +42,36 @@ def test_a_run_of_every_end_adds_up():
             result("g", "lost"),
             result("h", "held", unknown=1),
             result("i", "over_budget", "0", vendor=None),
+            result("j", "quarantined"),
         ]
     )
     total = report.total
     assert total.bought == Line(products=2, pictures=3, money={"USD": Decimal("0.21")})
     assert total.lost == Line(products=1, pictures=1, money=USD)
+    assert total.quarantined == Line(products=1, pictures=1, money=USD)
     assert total.unknown == Line(products=1, pictures=1, money=USD)
     assert total.held == Line(products=1, pictures=1)
     for outcome in ("reused", "unchanged", "refused", "failed", "over_budget"):
         assert getattr(total, outcome) == Line(products=1, pictures=1), outcome
-    assert (total.charged, total.paid) == (4, {"USD": Decimal("0.28")})
+    assert (total.charged, total.paid) == (5, {"USD": Decimal("0.35")})
+
+
+def test_what_was_paid_in_vain_counts_where_it_was_lost_and_with_whom():
+    lost = Wasted(outcome="lost", vendor="picwish", conn_id="p", pictures=1, price=PRICE, currency="USD")
+    blind = Wasted(outcome="quarantined", vendor="katalis", conn_id="k", pictures=2, price=None, currency="USD")
+    report = cost_report(
+        [result("a", vendor="gptge", wasted=(lost, blind)), result("b", "refused", "0", wasted=(lost,))]
+    )
+    assert report.total.lost == Line(pictures=2, money={"USD": 2 * PRICE})
+    assert report.total.quarantined == Line(pictures=2, unpriced=2)
+    assert (report.total.charged, report.total.paid) == (5, {"USD": 3 * PRICE})
+    assert {name: tally.charged for name, tally in report.by_vendor.items()} == {"gptge": 1, "picwish": 2, "katalis": 2}
+    assert report.by_category["mugs"] == report.total
+
+
+def test_a_loss_that_another_run_has_paid_is_no_charge_of_this_one():
+    again = result("a", "quarantined", "0").model_copy(update={"pictures": 0})
+    assert cost_report([again]).total.quarantined == Line(products=1)
 
 
 def test_by_vendor_and_by_category_each_add_up_to_all():
@@ -117,7 +137,7 @@ def test_money_is_exact():
 
 def test_nothing_done_costs_nothing():
     assert cost_report([]).total.paid == {}
-    assert cost_report([]).as_text().splitlines()[1].split() == ["all", *["0"] * 12]
+    assert cost_report([]).as_text().splitlines()[1].split() == ["all", *["0"] * 14]
 
 
 def test_the_text_is_an_aligned_table():
@@ -125,18 +145,18 @@ def test_the_text_is_an_aligned_table():
         [result("a"), result("b", vendor="katalis", category="lamps"), result("c", "held", unknown=1)]
     ).as_text()
     assert text.splitlines() == [
-        "                bought      paid  lost  paid  unknown   perhaps  reused  unchanged  refused  failed  held"
-        "  over budget",
-        "vendor katalis       1  0.07 USD     0     0        0         0       0          0        0       0     0"
-        "            0",
-        "vendor picwish       1  0.07 USD     0     0        1  0.07 USD       0          0        0       0     1"
-        "            0",
-        "category lamps       1  0.07 USD     0     0        0         0       0          0        0       0     0"
-        "            0",
-        "category mugs        1  0.07 USD     0     0        1  0.07 USD       0          0        0       0     1"
-        "            0",
-        "all                  2  0.14 USD     0     0        1  0.07 USD       0          0        0       0     1"
-        "            0",
+        "                bought      paid  lost  paid  quarantined  paid  unknown   perhaps  reused"
+        "  unchanged  refused  failed  held  over budget",
+        "vendor katalis       1  0.07 USD     0     0            0     0        0         0       0"
+        "          0        0       0     0            0",
+        "vendor picwish       1  0.07 USD     0     0            0     0        1  0.07 USD       0"
+        "          0        0       0     1            0",
+        "category lamps       1  0.07 USD     0     0            0     0        0         0       0"
+        "          0        0       0     0            0",
+        "category mugs        1  0.07 USD     0     0            0     0        1  0.07 USD       0"
+        "          0        0       0     1            0",
+        "all                  2  0.14 USD     0     0            0     0        1  0.07 USD       0"
+        "          0        0       0     1            0",
     ]
 
 

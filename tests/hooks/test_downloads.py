@@ -233,7 +233,7 @@ async def test_a_picture_cut_off_once_is_fetched_again_when_it_is_landed(hook, b
         pending = await vendor_hook.submit(wish("picwish"))
         done = await vendor_hook.poll(pending.task_id)
         box.fault("picwish", "truncated_image", on="download")
-        (output,) = await land(vendor_hook, done, storage, f"s3://{s3.bucket}/cut/a.{{ext}}")
+        (output,) = (await land(vendor_hook, done, storage, f"s3://{s3.bucket}/cut/a.{{ext}}")).images
     assert storage.head(output.uri).size == output.bytes
     assert box.request_count("picwish", "download") == 2
 
@@ -264,7 +264,9 @@ async def test_a_landed_picture_says_what_it_is(hook, box, wish, s3, storage):
     async with hook("picwish") as vendor_hook:
         pending = await vendor_hook.submit(wish("picwish"))
         done = await vendor_hook.poll(pending.task_id)
-        (output,) = await land(vendor_hook, done, storage, f"s3://{s3.bucket}/said/a.{{ext}}", prompt_sha256="ab" * 32)
+        (output,) = (
+            await land(vendor_hook, done, storage, f"s3://{s3.bucket}/said/a.{{ext}}", prompt_sha256="ab" * 32)
+        ).images
     head = s3.client().head_object(Bucket=s3.bucket, Key="said/a.png")
     assert (head["ContentType"], head["ContentLength"]) == ("image/png", output.bytes)
     expected = {"vendor": "picwish", "task-id": done.task_id, "prompt-sha256": "ab" * 32, "sha256": output.sha256}
