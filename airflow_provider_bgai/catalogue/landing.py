@@ -22,7 +22,7 @@ from airflow_provider_bgai.catalogue.ledger import Output, Thumbnails
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, UnfaithfulError
 from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
-from airflow_provider_bgai.models import BackgroundRequest, Generation
+from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits
 from airflow_provider_bgai.storage import Storage, split_uri
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ class Expected:
     """What a picture is compared with when it lands.
 
     :param source: the cut-out's bytes.
+    :param limits: what the vendor takes, so what became of the source before it was sent.
     :param plain: a plain background was asked for, so a plain one is no sign of failure.
     """
 
     source: bytes
+    limits: SourceLimits
     thresholds: Thresholds
     plain: bool = False
     enforce: bool = True
@@ -180,11 +182,19 @@ def quarantine(destination: str) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """The cut-out's pixels, RGBA; and how it looks in a report."""
+    """The cut-out's pixels, RGBA; where its product lay in what was sent, as shares of that; how it looks in a report."""
 
     pixels: Image.Image
     is_cut_out: bool
+    product: tuple[float, float, float, float] | None
     thumbnail: bytes
+
+    def hint(self, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        """Where the product lies in a result of this size, if it is where it was."""
+        if self.product is None:
+            return None
+        left, top, width, height = self.product
+        return round(left * size[0]), round(top * size[1]), round(width * size[0]), round(height * size[1])
 
 
 @dataclass(frozen=True)
@@ -195,15 +205,25 @@ class _Looked:
 
 
 def _read_source(expected: Expected | None) -> _Source | None:
-    from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.prepare import prepare, read_rgba
     from airflow_provider_bgai.imaging.renditions import thumbnail
 
     if expected is None:
         return None
     pixels = read_rgba(expected.source)
-    return _Source(
-        pixels, pixels.getchannel("A").point(lambda alpha: alpha < 255).getbbox() is not None, thumbnail(pixels)
-    )
+    alpha = pixels.getchannel("A")
+    box, product = alpha.getbbox(), None
+    is_cut_out = alpha.getextrema() not in ((255, 255), (0, 0))
+    if is_cut_out and box is not None:
+        sent = prepare(expected.source, expected.limits)
+        scale_x, scale_y = sent.box[2] / pixels.width, sent.box[3] / pixels.height
+        product = (
+            (sent.box[0] + box[0] * scale_x) / sent.width,
+            (sent.box[1] + box[1] * scale_y) / sent.height,
+            (box[2] - box[0]) * scale_x / sent.width,
+            (box[3] - box[1]) * scale_y / sent.height,
+        )
+    return _Source(pixels, is_cut_out, product, thumbnail(pixels))
 
 
 async def _fetch_whole(
@@ -252,6 +272,7 @@ def _look(
     verdict = None
     if source is not None and source.is_cut_out:
         try:
+            hint = hint or source.hint(image.size)
             verdict = compare(source.pixels, image, hint=hint, thresholds=expected.thresholds)
         except ValueError as error:
             verdict = Verdict(faithful=True, reasons=(f"not compared: {error}",))

@@ -356,7 +356,7 @@ class Buyer:
         except (InvalidRequestError, SourceError) as error:
             log.warning("%s task %s is not compared with its source: %s", claim.vendor, claim.task_id, error)
             return None
-        return Expected(source, inspection.thresholds, claim.plain, inspection.enforce)
+        return Expected(source, hook.source, inspection.thresholds, claim.plain, inspection.enforce)
 
     async def _keep(self, ledger: Ledger, claim: Claim, generation: Generation) -> Claim:
         """Write down what was just paid for."""

@@ -425,3 +425,18 @@ def test_the_benchmark_makes_the_same_case_again():
     for number in (3, 4):
         first, again = (benchmark.make(number, True, paths)[3] for _ in range(2))
         assert first.tobytes() == again.tobytes()
+
+
+def test_one_level_in_one_pixel_is_no_longer_the_same_and_still_faithful():
+    source = Image.open(CATALOGUE / "porcelain-teapot.png").convert("RGBA")
+    result = Image.new("RGB", source.size, (90, 120, 200))
+    result.paste(source, mask=source)
+    same = compare(source, result)
+    assert (same.faithful, same.psnr, same.altered) == (True, 60.0, 0.0)
+    opaque = np.argwhere(np.asarray(source)[..., 3] == 255)
+    y, x = (int(side) for side in opaque[len(opaque) // 2])
+    red, green, blue = result.getpixel((x, y))
+    result.putpixel((x, y), (red ^ 1, green, blue))
+    other = compare(source, result)
+    assert other.faithful
+    assert other.coverage == 1.0

@@ -150,3 +150,124 @@ def test_a_rollback_restores_what_the_shop_showed_before(night, catalogue, s3, s
 def test_a_list_of_skus_buys_only_those(night, catalogue, box):
     night(**catalogue(5), only=["SKU-1", "SKU-3"])
     assert box.images_charged() == 2
+
+
+RENDITIONS = (
+    RECIPE
+    + """
+renditions:
+  thumbnail: {width: 64, height: 64}
+  avif: {}
+  amazon_main: {width: 600, height: 600, upscale: 8}
+"""
+)
+
+
+def body(s3, uri: str) -> bytes:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return s3.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def test_every_published_file_is_labelled_whatever_its_kind(night, catalogue, s3, shop, tmp_path):
+    import pyexiv2
+
+    night(**catalogue(2, recipe=RENDITIONS))
+    published = names(s3, shop)
+    assert published == sorted(
+        f"{folder}SKU-{number}.{extension}"
+        for number in range(2)
+        for folder, extension in (("", "png"), ("thumbnail/", "webp"), ("avif/", "avif"), ("amazon_main/", "jpg"))
+    )
+    for name in published:
+        file = tmp_path / name.replace("/", "-")
+        file.write_bytes(body(s3, f"{shop}/{name}"))
+        with pyexiv2.Image(str(file)) as picture:
+            source_type = picture.read_xmp()["Xmp.iptcExt.DigitalSourceType"]
+        made_by_ai = not name.startswith("amazon_main/")
+        assert source_type.endswith("compositeWithTrainedAlgorithmicMedia" if made_by_ai else "algorithmicallyEnhanced")
+
+
+def test_another_rendition_makes_new_files_and_no_new_bill(night, catalogue, box, s3, shop):
+    night(**catalogue(2))
+    assert names(s3, shop) == ["SKU-0.png", "SKU-1.png"]
+    second = night(**catalogue(2, recipe=RENDITIONS))
+    assert (second["plan"][0]["counts"], second["plan"][0]["changed"]) == ({"unchanged": 2}, {"finishing": 2})
+    assert second["plan"][0]["calls"] == 0
+    assert len(names(s3, shop)) == 8
+    third = night(**catalogue(2, recipe=RENDITIONS))
+    assert (third["plan"][0]["changed"], third["publish"][0]["copied"]) == ({}, 0)
+    assert len(names(s3, shop)) == 8
+    night(**catalogue(2))
+    assert names(s3, shop) == ["SKU-0.png", "SKU-1.png"]
+    assert box.images_charged() == 2
+
+
+@pytest.mark.parametrize("fault", ["redrawn_product", "blank_image"])
+def test_a_picture_that_is_not_the_product_is_put_aside_and_said_so(night, catalogue, box, s3, shop, fault):
+    box.fault("picwish", fault, times=1, on="download")
+    first = night(**catalogue(3), max_failure_ratio=0.9)
+    report = first["publish"][0]
+    assert report["outcomes"] == {"bought": 2, "quarantined": 1}
+    assert report["charged"] == box.images_charged() == 3
+    assert len(names(s3, shop)) == 2
+    prefix = shop.partition("//")[2].partition("/")[2] + "/_bgai/quarantine/"
+    assert s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["KeyCount"] == 1
+    # Nobody buys it again by chance, and whoever asks for it does.
+    second = night(**catalogue(3), max_failure_ratio=0.9)
+    assert second["plan"][0]["counts"] == {"unchanged": 2, "quarantined": 1}
+    assert box.images_charged() == 3
+    third = night(**catalogue(3), only="failed")
+    assert third["plan"][0]["counts"]["failed_before"] == 1
+    assert len(names(s3, shop)) == 3
+    assert box.images_charged() == 4
+
+
+def test_such_a_picture_is_bought_again_where_the_recipe_says_so(night, catalogue, box, s3, shop):
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    done = night(**catalogue(3, recipe=RECIPE + "retries: 1\n"))
+    assert done["publish"][0]["outcomes"] == {"bought": 3}
+    assert done["publish"][0]["charged"] == box.images_charged() == 4
+    assert len(names(s3, shop)) == 3
+
+
+def test_the_report_shows_before_and_after_and_what_failed(night, catalogue, box, s3, shop):
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    done = night(**catalogue(3), max_failure_ratio=0.9)
+    page = body(s3, done["publish"][0]["report"]).decode()
+    assert page.count('"sku":') == 3
+    assert "does not show the product" in page
+
+
+def test_a_source_the_vendor_would_not_take_is_made_to_fit(night, catalogue, upload, box, shop):
+    """Small and grey: PicWish wants 256 px at least, and the product is found where it was padded to."""
+    import numpy as np
+    from PIL import Image
+
+    small = np.zeros((120, 90, 4), np.uint8)
+    small[20:100, 20:70] = np.random.default_rng(1).integers(0, 255, (80, 50, 1)).repeat(4, 2)
+    small[20:100, 20:70, 3] = 255
+    file = io.BytesIO()
+    Image.fromarray(small).convert("LA").save(file, "PNG")
+    products = catalogue(1)
+    folder = shop.partition("//")[2].partition("/")[2] + "-source"
+    upload(f"{folder}/product.png", file.getvalue())
+    assert night(**products, max_failure_ratio=1.0)["publish"][0]["outcomes"] == {"bought": 1}
+
+
+@pytest.mark.parametrize("kind", ["opaque", "empty", "cut off"])
+def test_a_source_that_is_no_cut_out_is_refused_before_anything_is_paid(
+    night, catalogue, upload, product, box, shop, kind
+):
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(product)).convert("RGBA")
+    if kind != "cut off":
+        picture.putalpha(255 if kind == "opaque" else 0)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    products = catalogue(1)
+    folder = shop.partition("//")[2].partition("/")[2] + "-source"
+    upload(f"{folder}/product.png", file.getvalue()[: None if kind != "cut off" else 2000])
+    done = night(**products, max_failure_ratio=1.0)
+    assert done["publish"][0]["outcomes"] == {"refused": 1}
+    assert box.requests == []
