@@ -28,6 +28,7 @@ from PIL import Image
 
 from airflow_provider_bgai.catalogue.landing import name_output
 from airflow_provider_bgai.catalogue.records import Result, read_lines
+from airflow_provider_bgai.imaging.label import read_label
 from demo.rest import AirflowApi
 from demo.services import (
     VENDORS,
@@ -155,19 +156,24 @@ def three_nights(
 ) -> list[Night]:
     """Everything is new; nothing has changed; two products have."""
     total = len(products) * len(VENDORS)
+    published = 2 * total  # each picture, and its card
 
     print(f"\nFirst night: {DAG} is due, and all {len(products)} products are new.", flush=True)
     turn_on(api)
     first = follow(api, s3)
     print_table(first.bought)
-    contents = check(first, s3, wanted={product["sku"] for product in products}, published=total)
+    contents = check(first, s3, wanted={product["sku"] for product in products}, published=published)
     check_charges(sandbox.charges(), total, total)
     draw_sheet(products, first.bought, contents).save(sheet)
-    print(f"Contact sheet: {sheet.relative_to(ROOT)}", flush=True)
+    print(f"Contact sheet: {sheet.relative_to(ROOT)}")
+    for vendor, report in first.reports.items():
+        page = sheet.parent / f"report-{vendor}.html"
+        page.write_bytes(fetch(s3.client(), report["report"]))
+        print(f"Report, before and after: {page.relative_to(ROOT)}", flush=True)
 
     print("\nSecond night: nothing has changed.", flush=True)
     second = follow(api, s3, api.trigger(DAG))
-    check(second, s3, wanted=set(), published=total)
+    check(second, s3, wanted=set(), published=published)
     check_charges(sandbox.charges(), total, 0)
 
     changed = ", ".join(f"{sku} is now “{title}”" for sku, title in CHANGED_TITLES.items())
@@ -175,7 +181,7 @@ def three_nights(
     upload_products(s3, change_titles(products))
     third = follow(api, s3, api.trigger(DAG))
     print_table(third.bought)
-    again = check(third, s3, wanted=set(CHANGED_TITLES), published=total)
+    again = check(third, s3, wanted=set(CHANGED_TITLES), published=published)
     if same := [uri for uri, content in again.items() if content == contents[uri]]:
         raise DemoError(f"bought again, but the picture is the old one: {', '.join(same)}")
     check_charges(sandbox.charges(), total + len(again), len(again))
@@ -319,7 +325,7 @@ def check(night: Night, s3: S3Service, *, wanted: set[str], published: int) -> d
             f"{night.calls} paid calls were planned and {len(got)} pictures bought, not {len(expected)}: {got}"
         )
     unchanged = night.outcomes("unchanged")
-    if (unchanged, night.published) != (published - len(expected), published):
+    if (unchanged, night.published) != (published // 2 - len(expected), published):
         raise DemoError(f"{night.published} pictures are published, {unchanged} of them unchanged: {night.reports}")
     client = s3.client()
     contents = {each.uri: fetch(client, each.uri) for each in night.bought}
@@ -331,9 +337,13 @@ def check(night: Night, s3: S3Service, *, wanted: set[str], published: int) -> d
                 image.load()
         except OSError as error:
             raise DemoError(f"{each.uri} is not a whole image: {error}") from None
+        if read_label(contents[each.uri]) is None:
+            raise DemoError(f"{each.uri} does not say that AI made it")
     print(f"Paid calls: {night.calls}. Bought: {len(got)}, unchanged: {unchanged}, published: {night.published}.")
     if contents:
-        print("Every picture bought is where the shop reads it, whole, with the reported checksum.")
+        print(
+            "Every picture bought is where the shop reads it: whole, with the reported checksum, labelled as AI-made."
+        )
     return contents
 
 

@@ -17,20 +17,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from airflow_provider_bgai.catalogue.records import Finished
 from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds, paste_back
-from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, write_label
+from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, write_label
 from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, RenditionError, Renditions, render
 from airflow_provider_bgai.imaging.verify import Picture, read_header
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from airflow_provider_bgai.catalogue.ledger import Landed
+    from airflow_provider_bgai.catalogue.ledger import Landed, Output
     from airflow_provider_bgai.storage import Storage
 
 Sign = Callable[[bytes, Label], bytes]
 
-WITHOUT_VENDOR = "airflow-provider-bgai"
-"""Stands on the label of pictures that no vendor had a part in."""
 LABEL_BYTES = 10_000
 """More than a label and a signature take: left free where a rendition has a limit."""
 
@@ -123,7 +121,7 @@ def finish(
             index,
             sign if finishing.sign else None,
         )
-        data = storage.read(output.uri)
+        data = landed_bytes = storage.read(output.uri)
         picture = read_rgba(data)
         if finishing.paste_back:
             placement = output.fidelity.placement if output.fidelity else None
@@ -132,7 +130,7 @@ def finish(
             else:
                 picture, data = _pasted_back(cutout, picture, placement, data)
         try:
-            made.append(desk.keep("", data, read_header(data), finishing.source_type))
+            made.append(desk.picture(output, data, finishing, pasted=data is not landed_bytes))
         except LabelError as error:
             problems.append(f"picture {index}: {error}")
         for name, rendition in finishing.renditions.items():
@@ -152,6 +150,13 @@ class _Desk:
     landed: Landed
     index: int
     sign: Sign | None
+
+    def picture(self, output: Output, data: bytes, finishing: Finishing, *, pasted: bool) -> Finished:
+        """The picture itself: what has landed, if that is what is asked for."""
+        label = read_label(data)
+        if pasted or self.sign or label is None or label.source_type != finishing.source_type:
+            return self.keep("", data, read_header(data), finishing.source_type)
+        return Finished(**output.model_dump(), rendition="", index=self.index)
 
     def render(
         self, name: str, rendition: Rendition, picture: Image.Image, cutout: Image.Image | None, source_type: str
@@ -180,7 +185,7 @@ class _Desk:
     ) -> Finished:
         label = Label(
             source_type=source_type,
-            vendor=self.landed.vendor if by_vendor else WITHOUT_VENDOR,
+            vendor=self.landed.vendor if by_vendor else None,
             model=self.landed.model if by_vendor else None,
             created=self.landed.landed_at,
             id="-".join(filter(None, (self.landed.fingerprint, str(self.index), name))),
@@ -189,7 +194,7 @@ class _Desk:
         if self.sign is not None:
             data = self.sign(data, label)
         uri = f"{self.folder}/{name or 'picture'}.{like.extension}"
-        self.storage.put(uri, data, content_type=like.content_type, metadata={"vendor": label.vendor, "id": label.id})
+        self.storage.put(uri, data, content_type=like.content_type, metadata={"id": label.id})
         return Finished(
             rendition=name,
             index=self.index,

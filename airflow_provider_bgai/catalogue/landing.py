@@ -182,7 +182,7 @@ def quarantine(destination: str) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """The cut-out's pixels, RGBA; where its product lay in what was sent, as shares of that; how it looks in a report."""
+    """The cut-out's pixels, RGBA; where its product lay in what was sent, as shares of that; its look in a report."""
 
     pixels: Image.Image
     is_cut_out: bool

@@ -65,7 +65,7 @@ class Label:
     """What a published picture says of itself.
 
     :param source_type: one of :data:`SOURCE_TYPES`.
-    :param vendor: the AI system, e.g. ``"picwish"``.
+    :param vendor: the AI system, e.g. ``"picwish"``; None if none had a part in it.
     :param model: its model or version, where it is known.
     :param created: when the picture was made, seconds since 1970; kept to the second.
     :param id: names this picture, e.g. ``"<fingerprint>-1"``.
@@ -73,7 +73,7 @@ class Label:
     """
 
     source_type: str = SOURCE_TYPES[0]
-    vendor: str
+    vendor: str | None = None
     model: str | None = None
     created: float
     id: str
@@ -83,7 +83,7 @@ class Label:
             raise LabelError(f"source_type={self.source_type!r}: must be one of {', '.join(SOURCE_TYPES)}")
         for name in ("vendor", "model", "id"):
             value = getattr(self, name)
-            if value is None and name == "model":
+            if value is None and name != "id":
                 continue
             if not isinstance(value, str) or not value or _UNWRITABLE.search(value):
                 raise LabelError(f"{name}={value!r}: must be text without control characters, and not empty")
@@ -172,7 +172,7 @@ def _read(packet: bytes) -> Label | None:
     try:
         return Label(
             source_type=single["source_type"].removeprefix(VOCABULARY),
-            vendor=single["vendor"],
+            vendor=single.get("vendor"),
             model=single.get("model"),
             created=datetime.strptime(single["created"], _TIME).replace(tzinfo=UTC).timestamp(),
             id=single["id"],

@@ -199,7 +199,7 @@ def thumbnail(picture: Image.Image, side: int = 160) -> bytes:
     small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.info = {}
-    return _save(small, "WEBP", quality=70, method=2)
+    return _save(small, "WEBP", quality=70, method=4)
 
 
 def _check_encoder(kind: str) -> None:

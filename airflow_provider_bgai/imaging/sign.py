@@ -62,7 +62,10 @@ def sign(
     made = {
         "digitalSourceType": VOCABULARY + label.source_type,
         "when": datetime.fromtimestamp(label.created, UTC).isoformat(),
-        "softwareAgent": {"name": label.vendor, **({"version": label.model} if label.model else {})},
+        "softwareAgent": {
+            "name": label.vendor or "airflow-provider-bgai",
+            **({"version": label.model} if label.model else {}),
+        },
     }
     signed = io.BytesIO()
     try:

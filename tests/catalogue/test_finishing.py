@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airflow_provider_bgai.catalogue.finishing import WITHOUT_VENDOR, Finishing, finish
+from airflow_provider_bgai.catalogue.finishing import Finishing, finish
 from airflow_provider_bgai.catalogue.ledger import Landed, Output
 from airflow_provider_bgai.imaging.fidelity import Placement, Verdict
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
@@ -80,7 +80,7 @@ def test_every_file_has_its_size_its_format_and_a_label_of_its_own(storage, root
     # Nothing but the shop's own cut-out on white: no vendor and no AI had a part in it.
     assert (labels["amazon_main"].source_type, labels["amazon_main"].vendor) == (
         "algorithmicallyEnhanced",
-        WITHOUT_VENDOR,
+        None,
     )
     for file in files:
         picture = opened(storage, file.uri)

@@ -406,4 +406,5 @@ def test_every_error_says_what_it_means_for_the_money():
 
     meaning = {cls.__name__: cls.paid for cls in family(BgaiError)}
     assert {name for name, paid in meaning.items() if paid == "perhaps"} == {"UnknownOutcomeError"}
-    assert {name for name, paid in meaning.items() if paid == "yes"} == {"PollError", "TaskNotFoundError", "LostError"}
+    paid_for = {"PollError", "TaskNotFoundError", "LostError", "UnfaithfulError"}
+    assert {name for name, paid in meaning.items() if paid == "yes"} == paid_for
