@@ -70,6 +70,8 @@ FAULTS = (
     "truncated_image",
     "wrong_content_type",
     "bomb_image",
+    "redrawn_product",
+    "blank_image",
     "state_-1",
     "state_-2",
     "state_-3",
@@ -87,8 +89,6 @@ LEFT_OUT = {
     "quota_spent": "closes the connection for the rest of the run, and nothing is left to break",
     "bad_key": "on a submission: the same; on polls it is in",
     "huge_image": "256 MB a piece: too slow to watch; refused as bomb_image is",
-    "redrawn_product": "lands as any picture does where nothing compares it with the product",
-    "blank_image": "the same",
     "not_success_200": "Katalis only, which is not among the two vendors",
 }
 
@@ -123,7 +123,7 @@ class Verdict:
             "pictures charged by the vendors": self.charges,
             "  of which landed": self.landed,
             "  declared unknown, and charged": f"{self.unknown_charged} (of {self.unknown} declared)",
-            "  declared lost": self.lost,
+            "  declared lost or quarantined": self.lost,
             "  undeclared double charges": self.undeclared,
             "paid for certain, as the results say": self.paid,
             "promises": "all kept" if not self.broken else f"{len(self.broken)} BROKEN",

@@ -28,11 +28,15 @@ from airflow_provider_bgai.storage import Storage, split_uri
 if TYPE_CHECKING:
     from PIL import Image
 
+    from airflow_provider_bgai.imaging.prepare import Prepared
     from airflow_provider_bgai.imaging.verify import Picture
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in px."""
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3
-PIXELS = ThreadPoolExecutor(os.cpu_count(), "bgai-pixels")
+PIXELS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bgai-pixels")
 """Where pictures are decoded and encoded: more at once would only take memory."""
 
 
@@ -129,7 +133,6 @@ async def land(
         "task-id": generation.task_id,
     }
     given = {key: value for key, value in metadata.items() if value}
-    source = await loop.run_in_executor(PIXELS, _read_source, expected)
     warnings: list[str] = []
     images: list[Output] = []
     quarantined: list[Output] = []
@@ -138,7 +141,7 @@ async def land(
         ready: list[tuple[IO[bytes], _Looked]] = []
         for index, image in enumerate(generation.images, start=1):
             file: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-            ready.append((file, await _fetch_whole(hook, image, file, index, generation, source, expected)))
+            ready.append((file, await _fetch_whole(hook, image, file, index, generation, expected)))
         for index, (file, looked) in enumerate(ready, start=1):
             size, digest, problem = await loop.run_in_executor(PIXELS, _label, file, generation, f"{name}-{index}")
             good = looked.verdict is None or looked.verdict.faithful or (expected is not None and not expected.enforce)
@@ -155,12 +158,12 @@ async def land(
             meta = {**given, "sha256": output.sha256}
             await asyncio.to_thread(storage.put, output.uri, file, content_type=output.content_type, metadata=meta)
             (images if good else quarantined).append(output)
-            shown[good].append(looked.thumbnail)
+            shown[good].append(looked.after)
             if problem:
-                warnings.append(f"picture {index} has no label: {problem}")
-            if looked.verdict is not None and not looked.verdict.faithful:
-                warnings.append(f"picture {index} does not show the product: {'; '.join(looked.verdict.reasons)}")
-    thumbnails = Thumbnails(before=source.thumbnail if source else None, afters=tuple(shown[bool(images)]))
+                warnings.append(f"picture {index}: has no label: {problem}")
+            if looked.problem:
+                warnings.append(f"picture {index}: {looked.problem}")
+    thumbnails = Thumbnails(before=ready[0][1].before, afters=tuple(shown[bool(images)]))
     if not images:
         raise UnfaithfulError(
             f"{hook.hook_name}: {'; '.join(warnings)}. In quarantine: {', '.join(it.uri for it in quarantined)}",
@@ -181,49 +184,14 @@ def quarantine(destination: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """The cut-out's pixels, RGBA; where its product lay in what was sent, as shares of that; its look in a report."""
-
-    pixels: Image.Image
-    is_cut_out: bool
-    product: tuple[float, float, float, float] | None
-    thumbnail: bytes
-
-    def hint(self, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-        """Where the product lies in a result of this size, if it is where it was."""
-        if self.product is None:
-            return None
-        left, top, width, height = self.product
-        return round(left * size[0]), round(top * size[1]), round(width * size[0]), round(height * size[1])
-
-
-@dataclass(frozen=True)
 class _Looked:
+    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result."""
+
     picture: Picture
-    verdict: Verdict | None
-    thumbnail: bytes
-
-
-def _read_source(expected: Expected | None) -> _Source | None:
-    from airflow_provider_bgai.imaging.prepare import prepare, read_rgba
-    from airflow_provider_bgai.imaging.renditions import thumbnail
-
-    if expected is None:
-        return None
-    pixels = read_rgba(expected.source)
-    alpha = pixels.getchannel("A")
-    box, product = alpha.getbbox(), None
-    is_cut_out = alpha.getextrema() not in ((255, 255), (0, 0))
-    if is_cut_out and box is not None:
-        sent = prepare(expected.source, expected.limits)
-        scale_x, scale_y = sent.box[2] / pixels.width, sent.box[3] / pixels.height
-        product = (
-            (sent.box[0] + box[0] * scale_x) / sent.width,
-            (sent.box[1] + box[1] * scale_y) / sent.height,
-            (box[2] - box[0]) * scale_x / sent.width,
-            (box[3] - box[1]) * scale_y / sent.height,
-        )
-    return _Source(pixels, is_cut_out, product, thumbnail(pixels))
+    verdict: Verdict | None = None
+    problem: str | None = None
+    before: bytes | None = None
+    after: bytes = b""
 
 
 async def _fetch_whole(
@@ -232,7 +200,6 @@ async def _fetch_whole(
     file: IO[bytes],
     index: int,
     generation: Generation,
-    source: _Source | None,
     expected: Expected | None,
 ) -> _Looked:
     from airflow_provider_bgai.imaging.verify import NotAPictureError
@@ -241,7 +208,7 @@ async def _fetch_whole(
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
-            return await loop.run_in_executor(PIXELS, _look, file, source, expected, generation.placement)
+            return await loop.run_in_executor(PIXELS, _look, file, expected, generation.placement)
         except NotAPictureError as error:
             # Bytes in hand do not get better; a link may have been cut off on the way.
             if isinstance(image, str) and attempt < FETCHES:
@@ -254,29 +221,52 @@ async def _fetch_whole(
     raise AssertionError("unreachable")
 
 
-def _look(
-    file: IO[bytes], source: _Source | None, expected: Expected | None, hint: tuple[int, int, int, int] | None
-) -> _Looked:
+def _look(file: IO[bytes], expected: Expected | None, placement: Box | None) -> _Looked:
     """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
     from airflow_provider_bgai.imaging.fidelity import compare
+    from airflow_provider_bgai.imaging.prepare import prepare, read_rgba
     from airflow_provider_bgai.imaging.renditions import thumbnail
     from airflow_provider_bgai.imaging.verify import WrongPictureError, open_whole, verify_result, verify_whole
 
     if expected is None:
-        return _Looked(verify_whole(file), None, b"")
+        return _Looked(verify_whole(file))
     try:
-        picture, image = verify_result(file, source=None if source is None or expected.plain else source.pixels)
+        # Decoded here, and not once for all pictures of a purchase: it would wait in memory for each to be fetched.
+        source = read_rgba(expected.source)
+        sent = prepare(expected.source, expected.limits)
+    except ValueError as error:
+        picture, image = open_whole(file)
+        return _Looked(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
+    before = thumbnail(source)
+    try:
+        picture, image = verify_result(file, source=None if expected.plain else source)
     except WrongPictureError as error:
         picture, image = open_whole(file)
-        return _Looked(picture, Verdict(faithful=False, reasons=(str(error),)), thumbnail(image))
-    verdict = None
-    if source is not None and source.is_cut_out:
-        try:
-            hint = hint or source.hint(image.size)
-            verdict = compare(source.pixels, image, hint=hint, thresholds=expected.thresholds)
-        except ValueError as error:
-            verdict = Verdict(faithful=True, reasons=(f"not compared: {error}",))
-    return _Looked(picture, verdict, thumbnail(image))
+        return _Looked(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, thumbnail(image))
+    after = thumbnail(image)
+    if source.getchannel("A").getextrema()[0] == 255:
+        return _Looked(picture, None, "is not compared, its source is no cut-out", before, after)
+    hint = placement or _product_box(source, sent, image.size)
+    try:
+        verdict = compare(source, image, hint=hint, thresholds=expected.thresholds)
+    except ValueError as error:
+        return _Looked(picture, None, f"is not compared: {error}", before, after)
+    problem = None if verdict.faithful else f"does not show the product: {'; '.join(verdict.reasons)}"
+    return _Looked(picture, verdict, problem, before, after)
+
+
+def _product_box(source: Image.Image, sent: Prepared, size: tuple[int, int]) -> Box | None:
+    """Where the product lies in a result of this size, if it is where it was in what the vendor was sent."""
+    box = source.getchannel("A").getbbox()
+    if box is None:
+        return None
+    corners = []
+    for place, side in ((0, source.width), (1, source.height), (2, source.width), (3, source.height)):
+        axis = place % 2
+        inside = sent.box[axis] + box[place] * sent.box[2 + axis] / side
+        corners.append(round(inside * size[axis] / (sent.width, sent.height)[axis]))
+    left, top, right, bottom = corners
+    return left, top, right - left, bottom - top
 
 
 def _label(file: IO[bytes], generation: Generation, name: str) -> tuple[int, str, str | None]:

@@ -278,28 +278,23 @@ class Buyer:
             if self.purse is not None and not await self.purse.take(_purpose(wanted), wanted.images, wanted.price):
                 problem = OverBudgetError(f"The budget has no room for {wanted.images} picture(s) by {hook.conn_id}")
                 continue
-            claim: Claim | None = None
             try:
-                # A source that queued for a slot of the connection would only take memory, and a claim could expire.
+                # A claim that queued for a slot of the connection could expire before its call is sent.
                 async with self.gates[hook.conn_id]:
-                    request = await self._sendable(hook, wish.request)
                     wanted = self._claim(wish, hook, name, before)
                     claim = await asyncio.to_thread(ledger.claim, wanted, before)
+                    request = await self._sendable(hook, wish.request)
                     generation = await hook.submit(request)
                 breaker.note(None)
             except UnknownOutcomeError as error:
-                assert claim is not None
                 before = await self._hold(ledger, claim, wish, str(error))
                 if wish.on_unknown_outcome != "resubmit" or not may_resubmit:
                     raise
                 log.warning("%s. Buying it again, as on_unknown_outcome='resubmit' says", error)
                 return await self._buy(ledger, wish, able[place:], name, before, may_resubmit=False)
             except BgaiError as error:
-                if claim is not None:
-                    before = await self._record(ledger, claim, error, wish.owner)
-                    breaker.note(error)
-                elif self.purse is not None:
-                    await self.purse.give_back(_purpose(wanted))
+                before = await self._record(ledger, claim, error, wish.owner)
+                breaker.note(error)
                 if not isinstance(error, _NEXT_VENDOR):
                     raise
                 problem = error

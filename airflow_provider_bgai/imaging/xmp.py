@@ -55,7 +55,8 @@ def find_packet(data: bytes) -> Slot:
 
 
 def _splice(data: bytes, start: int, end: int) -> Callable[[bytes], bytes]:
-    return lambda piece: b"".join((data[:start], piece, data[end:]))
+    view = memoryview(data)  # a slice of bytes would be one more copy of the picture
+    return lambda piece: b"".join((view[:start], piece, view[end:]))
 
 
 def _only(places: list[tuple[int, int, bytes]], empty: int) -> tuple[int, int, bytes | None]:

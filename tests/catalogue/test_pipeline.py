@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
 from decimal import Decimal
 
 import pytest
+from PIL import Image
 
 from airflow_provider_bgai.catalogue import purchase
 from airflow_provider_bgai.catalogue.finishing import Finishing
@@ -19,7 +21,13 @@ from airflow_provider_bgai.hooks import get_hook
 from airflow_provider_bgai.polling import PollPolicy
 
 VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
-PRICES = {"picwish": Decimal("0.03"), "photoroom": Decimal("0.1")}
+PRICES = {
+    "picwish": Decimal("0.03"),
+    "photoroom": Decimal("0.1"),
+    "imagine": Decimal("0.05"),
+    "katalis": Decimal("0.04"),
+    "gptge": Decimal("0.02"),
+}
 
 
 @pytest.fixture
@@ -370,3 +378,64 @@ def test_unknown_outcomes_go_with_the_task_to_the_run_that_ends_it(shard, wanted
     assert [it.unknown for it in give_up(items, tonight)] == [0]
     (bought,) = give_up(items, run(shard("picwish", owner="tomorrow/0000"), items))
     assert (bought.outcome, bought.unknown) == ("bought", 1)
+
+
+# --- what the pictures have to show ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_vendor_s_pictures_are_compared_with_the_product(shard, wanted, vendor):
+    (result,) = give_up(items := wanted(1), run(shard(vendor), items))
+    (image,) = result.images
+    assert image.fidelity is not None
+    assert image.fidelity.faithful
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_product_that_was_redrawn_goes_to_quarantine_with_its_price(shard, wanted, box, storage, destination, vendor):
+    on = "submit" if vendor in ("photoroom", "imagine") else "download"
+    box.fault(vendor, "redrawn_product", times=1, on=on)
+    (result,) = results = give_up(items := wanted(1), run(shard(vendor), items))
+    assert (result.outcome, result.images) == ("quarantined", ())
+    assert storage.read(result.quarantined[0].uri)
+    assert list(storage.list(f"{destination}/_bgai/pictures/")) == []
+    assert not result.quarantined[0].fidelity.faithful
+    bill(box, results)
+
+
+def test_without_fidelity_whatever_comes_is_landed(shard, wanted, box):
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    finishing = {"": Finishing(fidelity=False)}
+    (result,) = give_up(items := wanted(1), run(shard("picwish", finishing=finishing), items))
+    assert (result.outcome, result.images[0].fidelity) == ("bought", None)
+
+
+@pytest.mark.parametrize("source", ["gone", "no picture any more"])
+def test_a_paid_picture_lands_though_its_source_cannot_be_read_any_more(
+    shard, wanted, upload, product, storage, source
+):
+    image = upload("pipeline/passing.png", product)
+    items = [it.model_copy(update={"request": {**it.request, "image": image}}) for it in wanted(1)]
+    run(shard("picwish"), items, patience=None)  # submitted, and nobody waits
+    if source == "gone":
+        storage.delete(image)
+    else:
+        storage.put(image, b"%PDF-1.7")
+    (result,) = give_up(items, run(shard("picwish"), items))
+    assert (result.outcome, result.images[0].fidelity) == ("bought", None)
+
+
+def test_a_source_that_one_vendor_does_not_take_is_served_by_the_next(shard, wanted, upload, product, box):
+    """Photoroom cuts out by itself; PicWish wants a cut-out."""
+    with Image.open(io.BytesIO(product)) as picture:
+        plain = Image.new("RGB", picture.size, "white")
+        plain.paste(picture, mask=picture.convert("RGBA"))
+    file = io.BytesIO()
+    plain.save(file, "JPEG")
+    image = upload("pipeline/photo.jpg", file.getvalue(), "image/jpeg")
+    items = [it.model_copy(update={"request": {**it.request, "image": image}}) for it in wanted(1)]
+    (result,) = give_up(items, run(shard("picwish", "photoroom"), items))
+    assert (result.outcome, result.vendor) == ("bought", "photoroom")
+    assert any("is no cut-out" in warning for warning in result.warnings)
+    assert box.images_charged() == 1

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_bgai.catalogue import scratch
+from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.ledger import Landed, Ledger, Output
 from airflow_provider_bgai.catalogue.plan import PlanRecord
 from airflow_provider_bgai.catalogue.publish import (
@@ -33,7 +34,7 @@ from airflow_provider_bgai.catalogue.publish import (
     read_mapping,
     rollback,
 )
-from airflow_provider_bgai.catalogue.records import Result, Wanted, dump_lines
+from airflow_provider_bgai.catalogue.records import Finished, Result, Wanted, dump_lines
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.catalogue.versions import Current, Place
 from airflow_provider_bgai.exceptions import InvalidRequestError
@@ -760,3 +761,88 @@ def test_a_hostile_run_is_refused(shop, run):
 def test_a_hostile_destination_is_refused(storage, destination):
     with pytest.raises(InvalidRequestError):
         publish(storage, destination, "night-1", now=NOW)
+
+
+# --- labels and finished files ---------------------------------------------------------------------
+
+
+def test_a_picture_without_a_label_is_not_published_and_stops_no_other(shop):
+    bare = shop.result("a", "red")
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    shop.storage.put(bare.images[0].uri, file.getvalue())
+    done = shop.publish("night-1", bare, shop.result("b", "blue"))
+    assert shop.shown() == {"b.png": "blue 1"}
+    assert (done.missing, done.examples) == (1, ("a",))
+    assert "has no AI label" in shop.manifest("night-1")["a"].error
+
+
+def test_what_was_published_stays_if_the_new_picture_has_a_broken_label(shop):
+    shop.publish("night-1", shop.result("a", "red"))
+    broken = shop.result("a", "blue")
+    picture = drawn("blue 1")
+    shop.storage.put(broken.images[0].uri, picture.replace(b"</rdf:RDF>", b"</rdf:XXX>"))
+    done = shop.publish("night-2", broken)
+    assert shop.shown() == {"a.png": "red 1"}
+    assert done.missing == 1
+    assert "AI label" in shop.manifest("night-2")["a"].error
+
+
+def finished(shop, result: Result, *names: str) -> Result:
+    """The result with files as a recipe with renditions asks for them."""
+    files = []
+    for name in names:
+        uri = f"{shop.root}/_bgai/finished/{result.fingerprint}/{name or 'picture'}.png"
+        body = drawn(f"{result.sku} {name or 'itself'}")
+        shop.storage.put(uri, body)
+        digest = hashlib.sha256(body).hexdigest()
+        known = {"width": 1, "height": 1, "content_type": "image/png", "sha256": digest, "bytes": len(body)}
+        files.append(Finished(uri=uri, rendition=name, index=1, **known))
+    return result.model_copy(update={"finished": tuple(files), "finishing": RENDERED.digest})
+
+
+def with_renditions(shop, run: str, *results: Result, planned: tuple[Result, ...] = (), **options) -> Published:
+    shop.run(run, *results, planned=planned)
+    uri = f"{shop.root}/_bgai/runs/{run}/plan.json"
+    plan = PlanRecord.model_validate_json(shop.storage.read(uri))
+    plan = plan.model_copy(update={"finishing": {"": RENDERED}})
+    shop.storage.put(uri, plan.model_dump_json().encode())
+    return shop.publish(run, **options)
+
+
+RENDERED = Finishing(renditions={"thumbnail": {}})
+
+
+def test_renditions_are_published_beside_the_pictures_and_go_with_them(shop):
+    first = finished(shop, shop.result("a", "red"), "", "thumbnail")
+    done = with_renditions(shop, "night-1", first, finished(shop, shop.result("b", "blue"), "", "thumbnail"))
+    assert sorted(shop.shown()) == ["a.png", "b.png", "thumbnail/a.png", "thumbnail/b.png"]
+    assert (done.products, done.pictures, done.copied) == (2, 4, 4)
+    # Unchanged and finished as is asked for: nothing to do.
+    unchanged = shop.landed(first)
+    assert with_renditions(shop, "night-2", planned=(unchanged,)).copied == 0
+    assert len(shop.shown()) == 4
+    # Not asked for any more.
+    shop.run("night-3", planned=(unchanged,))
+    shop.publish("night-3")
+    assert sorted(shop.shown()) == ["a.png", "b.png", "thumbnail/b.png"]
+
+
+def test_what_is_not_finished_as_the_recipe_asks_keeps_what_it_had(shop):
+    first = shop.result("a", "red")
+    shop.publish("night-1", first)
+    done = with_renditions(shop, "night-2", planned=(shop.landed(first),), max_failure_ratio=1.0)
+    assert done.missing == 1
+    assert shop.shown() == {"a.png": "red 1"}
+    assert "not finished as the recipe asks" in shop.manifest("night-2")["a"].error
+
+
+def test_a_report_is_written_whether_or_not_anything_is_published(shop):
+    shop.publish("night-1", shop.result("a", "red"))
+    failed = shop.result("b", outcome="failed", error="<script>alert(1)</script>", reason="fault")
+    with pytest.raises(TooManyFailuresError):
+        shop.publish("night-2", failed)
+    for run in ("night-1", "night-2"):
+        page = shop.storage.read(f"{shop.root}/_bgai/runs/{run}/report.html").decode()
+        assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+        assert "<script>alert(1)" not in page

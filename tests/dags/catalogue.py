@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_bgai.operators.catalogue import RollbackCatalogueOperator
@@ -19,11 +21,13 @@ CATALOGUE_PARAMS = {
 }
 NIGHT = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS}
 
-for deferrable, waiting in ((False, "blocking"), (True, "deferred")):
+# The last one as a user would have it: a run that finds another one publishing tries again.
+for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 0), (True, "retried", 3)):
     with DAG(
         f"catalogue_{waiting}",
         schedule=None,
         params=CATALOGUE_PARAMS,
+        default_args={"retries": retries, "retry_delay": timedelta(seconds=3)},
         render_template_as_native_obj=True,
         is_paused_upon_creation=False,
     ):

@@ -108,6 +108,26 @@ def test_what_airflow_stores_of_a_waiting_task_holds_no_key_and_no_prompt(api, a
     assert ended(api, "generate_deferred", run_id) == "success"
 
 
+def test_two_runs_of_a_catalogue_at_the_same_time_buy_each_picture_once(api, box, s3, upload, product, request):
+    box.set_latency("picwish", 2)
+    upload("twice/product.png", product)
+    rows = "".join(f"SKU-{number},product.png,Thing {number}\r\n" for number in range(8))
+    destination = f"s3://{s3.bucket}/{request.node.name}"
+    conf = {
+        "manifest": upload("twice/products.csv", f"sku,image,title\r\n{rows}".encode(), "text/csv"),
+        "recipe": upload("twice/recipe.yaml", b"prompt: '{{ title }} on oak'", "application/yaml"),
+        "destination": destination,
+    }
+    dag_id = "catalogue_retried"
+    runs = [api.trigger(dag_id, conf) for _ in range(2)]
+    assert [ended(api, dag_id, run_id) for run_id in runs] == ["success", "success"]
+    assert box.images_charged() == 8
+    reports = [api.result(dag_id, run_id, "catalogue.publish") for run_id in runs]
+    assert sum(report["charged"] for report in reports) == 8
+    assert sum(report["outcomes"].get("bought", 0) for report in reports) == 8
+    assert [report["pictures"] for report in reports] == [8, 8]
+
+
 def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):
     """The last one that defers: afterwards no triggerer is left."""
     box.set_latency("picwish", 12)
