@@ -59,12 +59,14 @@ class Expected:
     :param source: the cut-out's bytes.
     :param limits: what the vendor takes, so what became of the source before it was sent.
     :param plain: a plain background was asked for, so a plain one is no sign of failure.
+    :param keeps_frame: nothing was asked for that changes the picture's shape, so another one is worth a warning.
     """
 
     source: bytes
     limits: SourceLimits
     thresholds: Thresholds
     plain: bool = False
+    keeps_frame: bool = True
     enforce: bool = True
 
 
@@ -226,7 +228,13 @@ def _look(file: IO[bytes], expected: Expected | None, placement: Box | None) -> 
     from airflow_provider_bgai.imaging.fidelity import compare
     from airflow_provider_bgai.imaging.prepare import prepare, read_rgba
     from airflow_provider_bgai.imaging.renditions import thumbnail
-    from airflow_provider_bgai.imaging.verify import WrongPictureError, open_whole, verify_result, verify_whole
+    from airflow_provider_bgai.imaging.verify import (
+        WrongPictureError,
+        frame_problem,
+        open_whole,
+        verify_result,
+        verify_whole,
+    )
 
     if expected is None:
         return _Looked(verify_whole(file))
@@ -252,6 +260,8 @@ def _look(file: IO[bytes], expected: Expected | None, placement: Box | None) -> 
     except ValueError as error:
         return _Looked(picture, None, f"is not compared: {error}", before, after)
     problem = None if verdict.faithful else f"does not show the product: {'; '.join(verdict.reasons)}"
+    if problem is None and expected.keeps_frame:
+        problem = frame_problem(picture, aspect=sent.width / sent.height)
     return _Looked(picture, verdict, problem, before, after)
 
 

@@ -125,7 +125,7 @@ class Claim(BaseModel):
         is why they stand here, in the shop's own bucket, and nowhere else.
     :param paid_before: earlier calls for this picture that were, or may have been, paid: the budget counts each.
     :param source: the image that was sent, to compare the result with; None for bytes.
-    :param plain: a plain background was asked for.
+    :param plain, keeps_frame: a plain background, or nothing but another background, was asked for.
     :param quarantined: pictures that do not show the product.
     :param unknown: how many paid calls for this picture ended in an unknown outcome, this one included.
     :param unknown_in_run: those of them that who ends the claim has to report.
@@ -162,6 +162,7 @@ class Claim(BaseModel):
     destination: str
     source: str | None = Field(default=None, repr=False)
     plain: bool = False
+    keeps_frame: bool = True
     quarantined: tuple[Output, ...] = ()
     thumbnails: Thumbnails = Thumbnails()
 

@@ -255,7 +255,7 @@ function open(position) {
     value.append(make("bdi", "", visible(String(text))));
     return [make("dt", "", name), value];
   }));
-  $("view-uris").replaceChildren(...[...card.images, ...card.finished ?? []].map(({ uri, width, height, bytes, type, rendition }) => {
+  $("view-uris").replaceChildren(...[...card.images, ...card.finished ?? []].map(({ uri, width, height, bytes, type, rendition, notes }) => {
     const item = make("li");
     const copy = make("button", "quiet", "Copy");
     copy.type = "button";
@@ -263,7 +263,7 @@ function open(position) {
     copy.addEventListener("click", () => copy_text(copy, uri));
     const text = make("div");
     text.append(make("code", "", uri), make("span", "dim small",
-      [rendition && visible(rendition), `${width} × ${height} px`, `${Math.ceil(bytes / 1000).toLocaleString("en")} kB`, type]
+      [rendition && visible(rendition), `${width} × ${height} px`, `${Math.ceil(bytes / 1000).toLocaleString("en")} kB`, type, ...(notes ?? []).map(visible)]
         .filter(Boolean).join(", ")));
     item.append(text, copy);
     return item;

@@ -153,7 +153,9 @@ def _say(result: Result) -> dict[str, Any]:
         "wasted": [f"{it.outcome}, {it.vendor}, {_price(it.price, it.currency)}" for it in result.wasted],
         "warnings": list(result.warnings),
         "images": [_say_image(image) for image in result.images or result.quarantined],
-        "finished": [_say_image(file) | {"rendition": file.rendition} for file in result.finished],
+        "finished": [
+            _say_image(file) | {"rendition": file.rendition, "notes": list(file.notes)} for file in result.finished
+        ],
     }
     return {name: value for name, value in said.items() if value not in (None, "", [])}
 

@@ -351,7 +351,14 @@ class Buyer:
         except (InvalidRequestError, SourceError) as error:
             log.warning("%s task %s is not compared with its source: %s", claim.vendor, claim.task_id, error)
             return None
-        return Expected(source, hook.source, inspection.thresholds, claim.plain, inspection.enforce)
+        return Expected(
+            source,
+            hook.source,
+            inspection.thresholds,
+            plain=claim.plain,
+            keeps_frame=claim.keeps_frame,
+            enforce=inspection.enforce,
+        )
 
     async def _keep(self, ledger: Ledger, claim: Claim, generation: Generation) -> Claim:
         """Write down what was just paid for."""
@@ -491,6 +498,7 @@ class Buyer:
             destination=wish.destination,
             source=wish.request.image if isinstance(wish.request.image, str) else None,
             plain=asks_for_plain(wish.request),
+            keeps_frame=not wish.request.options,
         )
 
     async def _hold(self, ledger: Ledger, claim: Claim, wish: Wish, problem: str) -> Claim:

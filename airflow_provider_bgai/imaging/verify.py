@@ -149,14 +149,18 @@ def verify_result(
     if size is not None and (picture.width, picture.height) != size:
         asked = f"{size[0]} x {size[1]} px were asked for"
         raise WrongPictureError("size", f"{picture.width} x {picture.height} px, where {asked}")
-    if aspect is not None:
-        off = abs(picture.width - aspect * picture.height)
-        if off > max(2, 2 * aspect, 0.01 * picture.width):
-            ratio = picture.width / picture.height
-            raise WrongPictureError("aspect", f"width / height is {ratio:.3f}, where {aspect:.3f} was asked for")
+    if aspect is not None and (problem := frame_problem(picture, aspect)):
+        raise WrongPictureError("aspect", problem)
     decode(image)
     _check_painted(image, source)
     return picture, image
+
+
+def frame_problem(picture: Picture, aspect: float) -> str | None:
+    """What is wrong with a picture's shape, given the width / height that was asked for."""
+    if abs(picture.width - aspect * picture.height) <= max(2, 2 * aspect, 0.01 * picture.width):
+        return None
+    return f"width / height is {picture.width / picture.height:.3f}, where {aspect:.3f} was asked for"
 
 
 def open_undecoded(

@@ -31,7 +31,9 @@ for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 
         render_template_as_native_obj=True,
         is_paused_upon_creation=False,
     ):
-        CatalogueTaskGroup("catalogue", **NIGHT, shard_size=5, deferrable=deferrable, parallel_shards=2)
+        CatalogueTaskGroup(
+            "catalogue", **NIGHT, shard_size=5, deferrable=deferrable, parallel_shards=2, sign_conn_id="certificate"
+        )
 
 with DAG("catalogue_rollback", schedule=None, params=CATALOGUE_PARAMS, is_paused_upon_creation=False):
     RollbackCatalogueOperator(task_id="rollback", destination=NIGHT["destination"])

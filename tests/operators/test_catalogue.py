@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 
 from tests.dags.catalogue import CATALOGUE_PARAMS
+from tests.imaging.test_sign import CERTIFICATES, KEY, pem
+from tests.imaging.test_sign import read as read_signature
 
 RECIPE = """
 version: 1
@@ -271,3 +274,23 @@ def test_a_source_that_is_no_cut_out_is_refused_before_anything_is_paid(
     done = night(**products, max_failure_ratio=1.0)
     assert done["publish"][0]["outcomes"] == {"refused": 1}
     assert box.requests == []
+
+
+def test_a_recipe_that_says_so_has_every_file_signed_with_the_shop_s_certificate(
+    night, catalogue, box, s3, shop, monkeypatch
+):
+    recipe = RENDITIONS + "sign: true\n"
+    done = night(**catalogue(1, recipe=recipe))  # without a certificate
+    assert done["state"] == "failed"
+    assert box.requests == []
+    extra = {"certificate": CERTIFICATES.decode()}
+    connection = {"conn_type": "generic", "password": pem(KEY).decode(), "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_CERTIFICATE", json.dumps(connection))
+    assert night(**catalogue(1, recipe=recipe))["state"] == "success"
+    published = names(s3, shop)
+    assert len(published) == 4
+    for name in published:
+        kind = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}[name.rpartition(".")[2]]
+        state, manifest, _ = read_signature(kind, body(s3, f"{shop}/{name}"))
+        assert state == "Trusted"
+        assert manifest["signature_info"]["common_name"] == "a shop"
