@@ -39,6 +39,10 @@ FETCHES = 3
 PIXELS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bgai-pixels")
 """Where pictures are decoded and encoded: more at once would only take memory."""
 
+_PLAIN = re.compile(
+    r"white|black|transparent|plain|solid|blank|clean|minimal|isolated|seamless|studio|#?\b[0-9a-f]{6}\b", re.IGNORECASE
+)
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -298,11 +302,9 @@ def _label(file: IO[bytes], generation: Generation, name: str) -> tuple[int, str
 
 
 def asks_for_plain(request: BackgroundRequest) -> bool:
-    """Whether a plain background may be just what was asked for: white, black, transparent, a colour's number."""
+    """Whether a white, black or transparent background may be just what was asked for."""
     asked = [request.prompt, *(str(value) for value in request.options.values())]
-    return any(
-        re.search(r"white|black|transparent|plain|#?\b[0-9a-f]{6}\b", text or "", re.IGNORECASE) for text in asked
-    )
+    return any(_PLAIN.search(text or "") for text in asked)
 
 
 async def identify(storage: Storage, hook: BackgroundHook, source: str | bytes) -> str:
