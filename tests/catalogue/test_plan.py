@@ -142,6 +142,26 @@ def test_few_and_many_are_found_alike(shop, count):
     assert [it.fingerprint for it in shop.wanted(second)] == [wanted[0].fingerprint]
 
 
+def test_of_two_per_cent_that_changed_exactly_those_are_wanted(shop):
+    for number in range(400):
+        shop.add(f"p{number:03}", b"%d" % number)
+    shop.publish(shop.plan())
+    for number in (3, 150, 151, 399):
+        shop.rows[f"p{number:03}"]["title"] = "Another title"
+    for number in (0, 77, 200, 301):
+        shop.storage.put(f"{shop.root}/images/p{number:03}.png", b"another photo")
+    plan = shop.plan()
+    assert (plan.counts, plan.changed, plan.calls) == (
+        {"unchanged": 392, "changed": 8},
+        {"prompt": 4, "source": 4},
+        # Four products got the same photo, and their prompts differ by their titles.
+        8,
+    )
+    assert sorted(sku for it in shop.wanted(plan) for sku in it.skus) == [
+        f"p{number:03}" for number in (0, 3, 77, 150, 151, 200, 301, 399)
+    ]
+
+
 def test_an_unchanged_catalogue_costs_nothing(shop_of_3):
     shop_of_3.publish(shop_of_3.plan())
     plan = shop_of_3.plan()

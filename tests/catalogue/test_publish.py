@@ -781,7 +781,7 @@ def test_what_was_published_stays_if_the_new_picture_has_a_broken_label(shop):
     shop.publish("night-1", shop.result("a", "red"))
     broken = shop.result("a", "blue")
     picture = drawn("blue 1")
-    shop.storage.put(broken.images[0].uri, picture.replace(b"</rdf:RDF>", b"</rdf:XXX>"))
+    shop.storage.put(broken.images[0].uri, picture.replace(b"</rdf:RDF>", b"</rdf:END>"))
     done = shop.publish("night-2", broken)
     assert shop.shown() == {"a.png": "red 1"}
     assert done.missing == 1
