@@ -62,7 +62,7 @@ class Finishing(BaseModel):
         connection. Each time is paid for.
     :param paste_back: put the product's own pixels over the vendor's, wherever they lie.
     :param source_type: the IPTC ``DigitalSourceType`` on the label.
-    :param sign: add C2PA provenance, signed with the certificate of the task's ``c2pa_conn_id``.
+    :param sign: add C2PA provenance, signed with the certificate of the task's ``sign_conn_id``.
     :param renditions: further files of each picture, by name: published as ``<name>/<key>``.
     """
 

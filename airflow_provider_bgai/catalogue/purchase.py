@@ -207,7 +207,8 @@ class Buyer:
                     self._check_released(claim, wish)
                 if claim is not None and claim.state == "quarantined" and not wish.again:
                     raise UnfaithfulError(
-                        claim.error or "does not show the product",
+                        f"{claim.error}. It is not bought again by itself: ask for it (only='failed', its SKU), or for "
+                        f"another seed or epoch, or delete {claim.uri}",
                         vendor=claim.vendor,
                         task_id=claim.task_id,
                         images=claim.quarantined,
