@@ -241,12 +241,16 @@ def _require_cut_out(source: Image.Image) -> None:
 
 
 def _same_pixels(source: Image.Image, picture: Image.Image) -> bool:
-    """Whether every opaque pixel is where and what it was, as vendors that only paint around the product return it."""
+    """Whether every fully opaque pixel is where and what it was: so do vendors return it that only paint around it."""
     from PIL import Image, ImageChops
 
     if source.size != picture.size or picture.getcolors(1) is not None:
         return False  # a blank result may have a black product's colour, and does not show it
-    opaque = source.getchannel("A").point([0] * OPAQUE + [255] * (256 - OPAQUE))
+    alpha = source.getchannel("A")
+    levels = alpha.histogram()
+    if levels[255] < 0.99 * sum(levels[OPAQUE:]):
+        return False  # nearly opaque pixels are blended, and so are hardly ever the same
+    opaque = alpha.point([0] * 255 + [255])
     nothing = Image.new("RGB", source.size)
     return Image.composite(ImageChops.difference(source.convert("RGB"), picture), nothing, opaque).getbbox() is None
 

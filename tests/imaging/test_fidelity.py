@@ -440,3 +440,12 @@ def test_one_level_in_one_pixel_is_no_longer_the_same_and_still_faithful():
     other = compare(source, result)
     assert other.faithful
     assert other.coverage == 1.0
+
+
+def test_a_product_that_is_nowhere_fully_opaque_is_still_compared():
+    source = Image.open(CATALOGUE / "porcelain-teapot.png").convert("RGBA")
+    source.putalpha(source.getchannel("A").point([min(level, 253) for level in range(256)]))
+    result = Image.new("RGB", source.size, (90, 120, 200))
+    assert not compare(source, result).faithful
+    ImageDraw.Draw(result).rectangle((0, 0, 5, 5), "red")  # so that it is not blank
+    assert not compare(source, result).faithful
