@@ -216,7 +216,7 @@ async def _finished(shard: Shard, item: Wanted, landed: Landed) -> list[Result]:
         return results
     buyer, known = shard.buyer, {"finishing": finishing.digest}
     try:
-        source = await buyer.load(buyer.hooks[0], item.request["image"]) if finishing.needs_source else None
+        source = await buyer.hooks[0].load_image("image", item.request["image"]) if finishing.needs_source else None
         make = partial(finish, buyer.storage, shard.destination, landed, finishing, source=source, sign=shard.sign)
         files, problems = await asyncio.get_running_loop().run_in_executor(PIXELS, make)
     except Exception as error:
@@ -271,7 +271,7 @@ async def _reported(shard: Shard, item: Wanted, error: BgaiError) -> list[Result
         item,
         outcome,
         claim=claim,
-        price=claim.price if mine else Decimal(0),
+        price=claim.price if mine and outcome != "failed" else Decimal(0),  # what failed is not charged
         wasted=claim.wasted_in_run if mine else claim.in_vain,
         unknown=claim.unknown_in_run,
         **told,

@@ -158,6 +158,8 @@ class Buyer:
     gates: dict[str, asyncio.Semaphore] = field(init=False)
 
     def __post_init__(self) -> None:
+        for hook in self.hooks:
+            hook.storage = self.storage  # whose connection has been looked up
         self.by_connection = {hook.conn_id: hook for hook in self.hooks}
         self.breakers = {hook.conn_id: Breaker() for hook in self.hooks}
         self.gates = {hook.conn_id: asyncio.Semaphore(hook.settings.max_concurrency) for hook in self.hooks}
@@ -317,7 +319,7 @@ class Buyer:
         from airflow_provider_bgai.imaging.prepare import RefusedSourceError, prepare
         from airflow_provider_bgai.imaging.verify import NotAPictureError
 
-        data = await self.load(hook, request.image)
+        data = await hook.load_image("image", request.image)
         shown = request.image.partition("?")[0] if isinstance(request.image, str) else f"{len(data)} bytes"
         try:
             prepared = await asyncio.get_running_loop().run_in_executor(PIXELS, prepare, data, hook.source)
@@ -334,21 +336,12 @@ class Buyer:
             log.info("image=%r for %s: %s", shown, hook.conn_id, "; ".join(prepared.notes))
         return replace(request, image=prepared.data)
 
-    async def load(self, hook: BackgroundHook, image: str | bytes) -> bytes:
-        """A source's bytes. :raises InvalidRequestError, SourceError: if it cannot be read."""
-        if isinstance(image, str) and image.startswith("s3://"):
-            try:
-                return await asyncio.to_thread(self.storage.read, image)
-            except FileNotFoundError:
-                raise InvalidRequestError(f"image={image!r}: there is no such object in S3") from None
-        return await hook.load_image("image", image)
-
     async def _expected(self, hook: BackgroundHook, claim: Claim, inspection: Inspection) -> Expected | None:
         """What the pictures of a claim are compared with, if they are to be and can be."""
         if inspection.thresholds is None or claim.source is None:
             return None
         try:
-            source = await self.load(hook, claim.source)
+            source = await hook.load_image("image", claim.source)
         except (InvalidRequestError, SourceError) as error:
             log.warning("%s task %s is not compared with its source: %s", claim.vendor, claim.task_id, error)
             return None

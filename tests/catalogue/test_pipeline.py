@@ -8,6 +8,7 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from PIL import Image
 
 from airflow_provider_bgai.catalogue import purchase
@@ -439,3 +440,28 @@ def test_a_source_that_one_vendor_does_not_take_is_served_by_the_next(shard, wan
     assert (result.outcome, result.vendor) == ("bought", "photoroom")
     assert any("is no cut-out" in warning for warning in result.warnings)
     assert box.images_charged() == 1
+
+
+def test_a_source_that_s3_does_not_give_for_now_costs_and_holds_nothing(shard, wanted, box, storage, monkeypatch):
+    items, real = wanted(1), type(storage).read_versioned
+
+    def read(self, uri):
+        if uri == items[0].request["image"]:
+            raise EndpointConnectionError(endpoint_url="http://s3")
+        return real(self, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage), "read_versioned", read)
+        (failed,) = give_up(items, run(shard("picwish"), items))
+    assert (failed.outcome, failed.reason, failed.unknown, failed.price) == ("failed", "source", 0, Decimal(0))
+    assert box.requests == []
+    (bought,) = give_up(items, run(shard("picwish"), items))
+    assert (bought.outcome, bought.unknown) == ("bought", 0)
+
+
+def test_a_vendor_that_fails_every_time_is_reported_without_a_price(shard, wanted, box):
+    box.fault("picwish", "state_-1", times=9, on="submit")
+    (failed,) = results = give_up(items := wanted(1), run(shard("picwish"), items))
+    assert (failed.outcome, failed.price) == ("failed", Decimal(0))
+    assert box.images_charged() == 0
+    bill(box, results)
