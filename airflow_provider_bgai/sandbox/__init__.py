@@ -16,7 +16,8 @@ What must stay true here:
 
 * What a vendor documents is accepted; what it documents as wrong, and any field it does not document, is
   refused in that vendor's own words. A hook that passes here sends nothing a vendor might refuse.
-* Every picture a vendor would bill is counted in a charge, at the moment the vendor would bill it.
+* Every picture a vendor would bill is counted in a charge, at the moment the vendor would bill it; no charge
+  is ever taken back.
 * Nothing heavy is imported with this package: the server and the painter load when they are first used.
 """
 
@@ -25,13 +26,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_bgai.sandbox.faults import FAULTS, Fault
+    from airflow_provider_bgai.sandbox.faults import CHARGED, FAULTS, Fault
     from airflow_provider_bgai.sandbox.server import Sandbox, create_app
     from airflow_provider_bgai.sandbox.state import Charge, RecordedRequest
 
-__all__ = ["FAULTS", "Charge", "Fault", "RecordedRequest", "Sandbox", "create_app"]
+__all__ = ["CHARGED", "FAULTS", "Charge", "Fault", "RecordedRequest", "Sandbox", "create_app"]
 
 _HOMES = {
+    "CHARGED": "faults",
     "FAULTS": "faults",
     "Fault": "faults",
     "Charge": "state",

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             faults=dict(args.fault),
             resign=args.resign,
             limits=dict(args.limit),
+            idle_close=args.idle_close,
             host=args.host,
             port=args.port,
         )
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for vendor in VENDORS:
             connection = json.dumps(box.connection(vendor))
             print(f"export AIRFLOW_CONN_{vendor.upper()}_DEFAULT='{connection}'")
-        print(f"\nCharges: {box.url}/_sandbox/charges   Stop: Ctrl-C", flush=True)
+        print(f"\nBill: {box.url}/_sandbox/bill   Stop: Ctrl-C", flush=True)
         done.wait()
         print(f"\nPictures charged: {box.images_charged()}")
     return 0
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="for the fault dice and the pictures")
     parser.add_argument("--resign", action="store_true", help="polling again gives a fresh result link")
+    parser.add_argument(
+        "--idle-close",
+        type=float,
+        metavar="SECONDS",
+        help="close connections that are used again after so long, without an answer; 0: all that are",
+    )
     parser.add_argument(
         "--fault",
         action="append",

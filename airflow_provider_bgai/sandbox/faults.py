@@ -7,10 +7,11 @@ requests, drawn from a seeded generator: for a chaos run.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["submit", "poll", "download", "account"]
 KINDS: tuple[Kind, ...] = ("submit", "poll", "download", "account")
@@ -33,6 +34,7 @@ _API = frozenset({"submit", "poll", "account"})
 _SUBMIT = frozenset({"submit"})
 _POLL = frozenset({"poll"})
 _DOWNLOAD = frozenset({"download"})
+_KATALIS = frozenset({"katalis"})
 _PICTURES = dict.fromkeys(LINK_VENDORS, _DOWNLOAD) | dict.fromkeys(BYTES_VENDORS, _SUBMIT)
 
 
@@ -44,7 +46,7 @@ def _only(vendors: frozenset[str], kinds: frozenset[str]) -> dict[str, frozenset
     return dict.fromkeys(vendors, kinds)
 
 
-# name -> vendor -> the kinds of request it can hit. "Charged" below means: the vendor took the money.
+# name -> vendor -> the kinds of request it can hit. Which of them cost money is in CHARGED below.
 FAULTS: dict[str, dict[str, frozenset[str]]] = {
     # Answered before any work; nothing charged.
     "rate_limited": _everywhere(_ANY),  # 429 without Retry-After, as all five vendors leave it undocumented
@@ -59,12 +61,16 @@ FAULTS: dict[str, dict[str, frozenset[str]]] = {
     "html_200": _everywhere(_ANY),  # an HTML page with status 200
     "drop_before_charge": _everywhere(_ANY),  # the line is cut, no byte answered
     "hang": _everywhere(_ANY),  # never answers, until the client leaves
-    # The work is done (and charged, when it is a submit), then the answer is spoiled.
+    # The work is done (and charged, when it is a submit), then the answer is spoiled. A refusal is left as it is.
     "slow": _everywhere(_ANY),  # a right answer, ``delay`` seconds late
     "drop_after_charge": _everywhere(_ANY),
     "hang_after_charge": _everywhere(_SUBMIT),
     "drop_mid_body": _everywhere(_ANY),  # headers and half of the body, then the line is cut
     "html_200_after_charge": _everywhere(_SUBMIT),
+    "server_error_after_charge": _everywhere(_SUBMIT),  # 500 in the vendor's own envelope
+    "server_error_after_charge_html": _everywhere(_SUBMIT),  # 500 with a gateway's HTML page
+    "unavailable_after_charge": _everywhere(_SUBMIT),  # 503 in the vendor's own envelope
+    "unavailable_after_charge_html": _everywhere(_SUBMIT),  # 503 with a gateway's HTML page
     "truncated_image": _PICTURES,  # a whole HTTP message with half a picture in it
     "huge_image": _PICTURES,  # an endless-looking stream, ``size`` bytes long
     "bomb_image": _PICTURES,  # a small PNG file of 10,000 x 16,000 px
@@ -83,8 +89,39 @@ FAULTS: dict[str, dict[str, frozenset[str]]] = {
     "no_state": _only(ASYNC_VENDORS, _POLL),  # a poll answer without data.state
     "expired_url": _only(ASYNC_VENDORS, _DOWNLOAD),
     "unsupported_attributes": _only(frozenset({"photoroom"}), _SUBMIT),  # charged, and the option ignored
-    "not_success_200": _only(frozenset({"katalis"}), _SUBMIT),  # HTTP 200 with message != "Success"
+    "more_pictures": _only(LINK_VENDORS, _SUBMIT),  # one more than asked for each source, where there is a slot
+    "fewer_pictures": _only(LINK_VENDORS, _SUBMIT),  # one fewer than asked for each source, but never none
+    "odd_success_word": _only(_KATALIS, _SUBMIT),  # HTTP 200 with pictures and ``word`` for "Success"
+    "words_without_pictures": _only(_KATALIS, _SUBMIT),  # HTTP 200 with ``word`` and no pictures, charged
+    "not_success_200": _only(_KATALIS, _SUBMIT),  # HTTP 200 with a word of failure and no pictures, not charged
 }
+
+# Submissions these hit are on the bill; those the others hit are not. Other kinds of request never cost anything.
+# More or fewer pictures: the vendor bills what it makes.
+CHARGED = frozenset(
+    {
+        "slow",
+        "drop_after_charge",
+        "hang_after_charge",
+        "drop_mid_body",
+        "html_200_after_charge",
+        "server_error_after_charge",
+        "server_error_after_charge_html",
+        "unavailable_after_charge",
+        "unavailable_after_charge_html",
+        "truncated_image",
+        "huge_image",
+        "bomb_image",
+        "wrong_content_type",
+        "redrawn_product",
+        "blank_image",
+        "unsupported_attributes",
+        "more_pictures",
+        "fewer_pictures",
+        "odd_success_word",
+        "words_without_pictures",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +132,25 @@ class Fault:
     :param retry_after: seconds, for the ``rate_limited_retry_after*`` faults.
     :param delay: seconds, for ``slow``.
     :param size: bytes, for ``huge_image``.
+    :param word: what Katalis says in ``message``; by default ``odd_success_word`` and ``words_without_pictures``
+        take "Completed", "success!" and "Partial success" in turn.
+
+    A value that is no number from 0 up, or no text, is a ValueError.
     """
 
     name: str
     retry_after: float = 1
     delay: float = 2
     size: int = 256 * 1024 * 1024
+    word: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kinds in {"retry_after": (int, float), "delay": (int, float), "size": (int,)}.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} of fault {self.name!r} must be a number from 0 up, not {value!r}")
+        if not isinstance(self.word, str):
+            raise ValueError(f"word of fault {self.name!r} must be text, not {self.word!r}")
 
 
 def kinds_hit(vendor: str, name: str) -> tuple[Kind, ...]:
@@ -122,20 +172,23 @@ class Faults:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._queues: dict[tuple[str, str], list[Fault]] = {}
-        self._rates: dict[tuple[str, str], dict[str, float]] = {}
+        self._rates: dict[tuple[str, str], dict[str, tuple[float, Fault]]] = {}
 
     def queue(self, vendor: str, fault: Fault, *, times: int = 1, on: str | None = None) -> None:
         """Let ``fault`` hit the next ``times`` requests of kind ``on`` (by default its first kind)."""
         kinds = kinds_hit(vendor, fault.name)
         if on is not None and on not in kinds:
             raise ValueError(f"fault {fault.name!r} of {vendor} can hit {', '.join(kinds)}, not {on!r}")
+        if times < 1:
+            raise ValueError(f"a fault is queued at least once, not {times} times")
         with self._lock:
             self._queues.setdefault((vendor, on or kinds[0]), []).extend([fault] * times)
 
-    def set_rate(self, spec: str, rate: float) -> None:
+    def set_rate(self, spec: str, rate: float, **details: Any) -> None:
         """Let a fault hit a share of requests: ``[vendor.]name[@kind]``, e.g. ``picwish.rate_limited@poll``.
 
         Without a vendor it is every vendor, and without a kind every kind, where the fault makes sense.
+        ``details`` are those of ``Fault``.
         """
         if not 0 <= rate <= 1:
             raise ValueError(f"the rate of fault {spec!r} must lie between 0 and 1, not {rate}")
@@ -149,9 +202,10 @@ class Faults:
         ]
         if not targets:
             raise ValueError(f"fault rate {spec!r} matches no request; faults: {', '.join(sorted(FAULTS))}")
+        fault = Fault(name, **details)
         with self._lock:
             for target in targets:
-                self._rates.setdefault(target, {})[name] = rate
+                self._rates.setdefault(target, {})[name] = (rate, fault)
 
     def draw(self, vendor: str, kind: str) -> Fault | None:
         """The fault for the request that has just come in, if any: queued ones first, in order."""
@@ -162,9 +216,9 @@ class Faults:
             if not rates:
                 return None
             dice = self._random.random()
-            for name, rate in rates.items():
+            for rate, fault in rates.values():
                 if dice < rate:
-                    return Fault(name)
+                    return fault
                 dice -= rate
             return None
 

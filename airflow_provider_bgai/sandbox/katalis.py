@@ -28,6 +28,7 @@ from airflow_provider_bgai.sandbox.vendor import (
     stored_picture,
 )
 
+ODD_WORDS = ("Completed", "success!", "Partial success")  # the page says: "e.g., Success"
 MAX_RESULTS = 10  # per picture; undocumented, this only keeps a typing error from billing thousands
 
 
@@ -72,17 +73,20 @@ class Katalis(Vendor):
         sources = await asyncio.gather(*(self._fetch(call, url) for url in urls))
         await asyncio.sleep(call.state.latency(self.name))
         if call.suffers("not_success_200"):
-            return JSONResponse({"message": "Failed to generate image", "data": []})
+            return JSONResponse({"message": _message(call), "data": []})
         wish = {"image": [digest(source) for source in sources], "prompt": prompt, "negative": negative}
-        call.charge(len(urls) * number, wish | {"result_number": number})
+        made = call.made(number)
+        call.charge(len(urls) * made, wish | {"result_number": number})
+        if call.suffers("words_without_pictures"):
+            return JSONResponse({"message": _message(call), "data": []})
         data = [
             {
                 "original_image_url": url,
-                "generated_image_urls": [self._result(call, source, prompt, index) for index in range(number)],
+                "generated_image_urls": [self._result(call, source, prompt, index) for index in range(made)],
             }
             for url, source in zip(urls, sources, strict=True)
         ]
-        return JSONResponse({"message": "Success", "data": data})
+        return JSONResponse({"message": _message(call), "data": data})
 
     async def _fetch(self, call: Call, url: str) -> bytes:
         try:
@@ -102,9 +106,20 @@ class Katalis(Vendor):
 
     async def download(self, call: Call) -> Response:
         task = call.state.task("katalis/" + call.request.url.path.rpartition("/")[2])
-        if task is None:
+        if task is None or task.expired:
             return store_refusal("expired")
         return await stored_picture(call, task, 0)
+
+
+def _message(call: Call) -> str:
+    """The word of the answer: the fault's own, or the one that fits it."""
+    if call.fault and call.fault.word:
+        return call.fault.word
+    if call.suffers("not_success_200"):
+        return "Failed to generate image"
+    if call.suffers("odd_success_word") or call.suffers("words_without_pictures"):
+        return ODD_WORDS[call.state.turn("odd word") % len(ODD_WORDS)]
+    return "Success"
 
 
 def _read(call: Call) -> tuple[list[str], str, str, int]:

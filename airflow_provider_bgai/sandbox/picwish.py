@@ -35,6 +35,7 @@ from airflow_provider_bgai.sandbox.vendor import (
 
 MAX_BYTES = 20 * 1024 * 1024
 MIN_SIDE, MAX_SIDE = 256, 4096  # pixels of the source
+SLOTS = 4  # image_1 to image_4
 RESULT_SIDE = 1024  # pixels of the result's longer side
 MAX_PROMPT = 1024  # characters
 MAX_URL = 512  # characters
@@ -68,8 +69,10 @@ class Engine(Vendor):
         """Make a task of a valid request, and bill it if it is going to succeed.
 
         Only successful calls cost (PicWish credit page). Whether a task will succeed is decided here, so that
-        a task nobody polls is billed as well, and exactly once.
+        a task nobody polls is billed as well, and exactly once; one that will fail is never on the bill, so
+        that no charge is ever taken back. The bill is for the pictures that are made, the wish for those asked.
         """
+        made = min(SLOTS, call.made(images))
         state, source, detail = await self._source(call)
         if call.fault and call.fault.name.startswith("state_"):
             state, detail = int(call.fault.name.removeprefix("state_")), ""
@@ -78,13 +81,13 @@ class Engine(Vendor):
             vendor=self.name,
             key=call.key,
             recipe=self._recipe(call, source, wish["scene"]) if state == 1 else None,
-            images=images,
+            images=made,
             latency=call.state.latency(self.name),
             final_state=None if call.suffers("pending_forever") else state,
             detail=detail or DETAILS[state],
         )
         if task.final_state == 1:
-            call.charge(images, {"image": digest(source), "images": images, **wish}, task.id)
+            call.charge(made, {"image": digest(source), "images": images, **wish}, task.id)
         return call.state.add(task)
 
     def _recipe(self, call: Call, source: bytes, scene: str) -> Recipe:
@@ -107,7 +110,7 @@ class Engine(Vendor):
     async def poll(self, call: Call) -> Response:
         self.check_key(call)
         task = call.state.task(call.request.path_params["task_id"])
-        if task is None or task.vendor != self.name or task.key != call.key:
+        if task is None or task.forgotten or task.vendor != self.name or task.key != call.key:
             raise call.refuse("not_found", "task_id does not exist")
         if call.suffers("not_found_first") and not task.seen:
             raise call.refuse("not_found", "task_id does not exist")
@@ -139,7 +142,7 @@ class Engine(Vendor):
         links = [self._link(call, task, number) for number in range(1, task.images + 1)] if ready else []
         if self.single_image_slot and task.images == 1:
             return {"image": links[0] if links else ""}
-        return {f"image_{n}": links[n - 1] if n <= len(links) else "" for n in range(1, 5)}
+        return {f"image_{n}": links[n - 1] if n <= len(links) else "" for n in range(1, SLOTS + 1)}
 
     def _link(self, call: Call, task: Task, number: int) -> str:
         path = f"/results/{self.name}/tasks/output/background/{task.id}-{number}.png"

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from email.utils import formatdate
 from typing import Any, Self
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from airflow_provider_bgai.sandbox import paint
+from airflow_provider_bgai.sandbox.accidents import CutLine, Line, instead, spoiled
 from airflow_provider_bgai.sandbox.faults import Fault
 from airflow_provider_bgai.sandbox.gptge import GptGe
 from airflow_provider_bgai.sandbox.imagine import Imagine
@@ -41,53 +38,9 @@ from airflow_provider_bgai.sandbox.vendor import (
     Vendor,
     read_form,
     read_json,
-    store_refusal,
 )
 
 VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (PicWish(), Photoroom(), Imagine(), Katalis(), GptGe())}
-
-BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-MAINTENANCE = "<!doctype html><html><body><h1>We will be back soon</h1></body></html>"
-SIMPLE_FAULTS = {"server_error", "unavailable", "quota_spent", "bad_key", "moderation"}
-
-
-class CutLine(Response):
-    """Closes the TCP connection: at once, or after the headers and half of ``answer``'s body."""
-
-    def __init__(self, answer: Response | None = None) -> None:
-        super().__init__()
-        self.answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport: asyncio.Transport = scope["state"]["transport"]
-        if self.answer is None:
-            transport.abort()
-        else:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.answer.status_code,
-                    "headers": self.answer.raw_headers,
-                }
-            )
-            body = bytes(self.answer.body)
-            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-            transport.close()
-        await _gone(receive)
-
-
-class Hang(Response):
-    """Never answers; ends when the client leaves."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _gone(receive)
-
-
-async def _gone(receive: Receive) -> None:
-    """Wait until the connection is closed, so that uvicorn has nobody to send its own 500 to."""
-    message: Message = {}
-    while message.get("type") != "http.disconnect":
-        message = await receive()
 
 
 class _Protocol(H11Protocol):
@@ -95,8 +48,13 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "transport": transport}
+        self.line = Line(transport)
+        self.app_state = {**self.app_state, "line": self.line}
         self.config.app.state.sandbox.connection_opened()  # type: ignore[union-attr]
+
+    def on_response_complete(self) -> None:
+        self.line.idle_since = time.monotonic()
+        super().on_response_complete()
 
 
 def create_app(state: State) -> Starlette:
@@ -124,25 +82,29 @@ def _route(vendor: Vendor, endpoint: Endpoint) -> Callable[[Request], Any]:
         state: State = request.app.state.sandbox
         with state.in_flight(vendor.name):
             call = Call(vendor, endpoint.kind, request, state, vendor.read_key(request))
+            closed = state.idle_close is not None and request.state.line.idle >= state.idle_close
             await read_form(call)
             await read_json(call)
+            if closed:
+                _record(call, "idle_close")
+                return CutLine()
             limited = endpoint.kind != "download" and state.over_limit(vendor.name)
             call.fault = None if limited else state.faults.draw(vendor.name, endpoint.kind)
-            _record(call)
+            _record(call, call.fault.name if call.fault else None)
             if limited:
                 return vendor.refusal("rate_limited")
-            if call.fault and (early := _instead(call, call.fault)):
+            if call.fault and (early := instead(call, call.fault)):
                 return early
             try:
                 response = await endpoint.handler(call)
             except Refused as refused:
-                response = refused.response
-            return await _spoiled(response, call.fault) if call.fault else response
+                return refused.response
+            return await spoiled(call, response, call.fault) if call.fault else response
 
     return answer
 
 
-def _record(call: Call) -> None:
+def _record(call: Call, fault: str | None) -> None:
     request = call.request
     files = {
         name: {"filename": each.filename, "content_type": each.content_type, "size": len(each.content)}
@@ -158,89 +120,26 @@ def _record(call: Call) -> None:
             headers=dict(request.headers),
             fields=dict(call.fields),
             files=files,
-            fault=call.fault.name if call.fault else None,
+            fault=fault,
             at=time.time(),
         )
     )
-
-
-def _instead(call: Call, fault: Fault) -> Response | None:
-    """The answer of a fault that strikes before any work; None if this one strikes later."""
-    if fault.name.startswith("rate_limited"):
-        response = _refusal(call, "rate_limited")
-        if fault.name == "rate_limited_retry_after":
-            response.headers["retry-after"] = str(math.ceil(fault.retry_after))
-        elif fault.name == "rate_limited_retry_after_date":
-            response.headers["retry-after"] = formatdate(time.time() + fault.retry_after, usegmt=True)
-        return response
-    if fault.name in SIMPLE_FAULTS:
-        return _refusal(call, fault.name)
-    if fault.name == "bad_gateway":
-        return Response(BAD_GATEWAY, status_code=502, media_type="text/html")
-    if fault.name == "html_200":
-        return Response(MAINTENANCE, media_type="text/html")
-    if fault.name == "drop_before_charge":
-        return CutLine()
-    return Hang() if fault.name == "hang" else None
-
-
-def _refusal(call: Call, problem: str) -> Response:
-    """Result links belong to an object store, which speaks XML."""
-    return store_refusal(problem) if call.kind == "download" else call.vendor.refusal(problem)
-
-
-async def _spoiled(response: Response, fault: Fault) -> Response:
-    """The vendor's answer after a fault that strikes once the work is done."""
-    if fault.name == "slow":
-        await asyncio.sleep(fault.delay)
-        return response
-    if fault.name == "drop_mid_body":
-        return CutLine(response)
-    if fault.name == "drop_after_charge":
-        return CutLine()
-    if fault.name == "hang_after_charge":
-        return Hang()
-    if fault.name == "html_200_after_charge":
-        return Response(MAINTENANCE, media_type="text/html")
-    return _spoiled_picture(response, fault) if response.status_code == 200 else response
-
-
-def _spoiled_picture(response: Response, fault: Fault) -> Response:
-    if fault.name == "truncated_image":
-        body = bytes(response.body)
-        return Response(body[: len(body) // 2], media_type=response.media_type)
-    if fault.name == "huge_image":
-        return StreamingResponse(_flood(fault.size), media_type="image/png")
-    if fault.name == "bomb_image":
-        return Response(paint.bomb(), media_type="image/png")
-    if fault.name == "redrawn_product":
-        return Response(paint.redrawn(bytes(response.body)), media_type="image/png")
-    if fault.name == "blank_image":
-        return Response(paint.blank(bytes(response.body)), media_type="image/png")
-    if fault.name == "wrong_content_type":
-        return Response(response.body, media_type="text/plain")
-    return response
-
-
-async def _flood(size: int) -> AsyncIterator[bytes]:
-    """``size`` bytes that begin like a PNG."""
-    block = bytes(64 * 1024)
-    yield b"\x89PNG\r\n\x1a\n"
-    for _ in range(size // len(block)):
-        yield block
 
 
 def _steering(state: State) -> list[Route]:
     """``/_sandbox/...``: what ``Sandbox`` offers in Python, over HTTP."""
 
     async def charges(_: Request) -> Response:
-        counts = {vendor: state.images_charged(vendor) for vendor in VENDORS}
+        counts = state.bill()
         body = {
-            "images": counts | {"total": state.images_charged()},
+            "images": counts | {"total": sum(counts.values())},
             "credential_leaks": state.credential_leaks,
             "charges": [as_dict(charge) for charge in state.charges],
         }
         return JSONResponse(body)
+
+    async def bill(_: Request) -> Response:
+        return JSONResponse(state.bill())
 
     async def requests(_: Request) -> Response:
         body = {
@@ -263,7 +162,7 @@ def _steering(state: State) -> list[Route]:
 
     def fault(body: dict[str, Any]) -> None:
         if "rate" in body:
-            state.faults.set_rate(body["name"], body["rate"])
+            state.faults.set_rate(body.pop("name"), body.pop("rate"), **body)
         else:
             queue_fault(state, **body)
 
@@ -271,10 +170,13 @@ def _steering(state: State) -> list[Route]:
         "faults": fault,
         "latency": lambda body: state.set_latency(body["vendor"], float(body["seconds"])),
         "credits": lambda body: state.set_credits(body["vendor"], int(body["images"])),
-        "expire": lambda _: state.expire_urls(),
+        "expire": lambda _: state.expire_links(),
+        "forget": lambda _: state.forget_tasks(),
+        "idle_close": lambda body: state.set_idle_close(body["seconds"]),
         "reset": lambda _: state.reset(),
     }
     return [
+        Route("/_sandbox/bill", bill),
         Route("/_sandbox/charges", charges),
         Route("/_sandbox/requests", requests),
         *(Route(f"/_sandbox/{name}", order(act), methods=["POST"]) for name, act in orders.items()),
@@ -296,6 +198,8 @@ class Sandbox:
     :param resign: whether polling a finished task again gives a fresh link; no vendor documents that it does.
     :param limits: requests an account may send before it gets 429, downloads aside; the documented values are
         ``{"picwish": "2/s", "photoroom": "60/min"}``, the default is no limit.
+    :param idle_close: a request on a connection that has been idle for this many seconds since its last answer
+        finds the line closed: no answer, no work, no charge. 0: on every connection that is used again.
     :param host: address to listen on.
     :param port: 0 takes a free one.
     """
@@ -309,10 +213,11 @@ class Sandbox:
         faults: dict[str, float] | None = None,
         resign: bool = False,
         limits: dict[str, str] | None = None,
+        idle_close: float | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self._state = State(latency=latency, url_ttl=url_ttl, seed=seed, resign=resign)
+        self._state = State(latency=latency, url_ttl=url_ttl, seed=seed, resign=resign, idle_close=idle_close)
         for name, rate in (faults or {}).items():
             self._state.faults.set_rate(name, rate)
         for vendor, limit in (limits or {}).items():
@@ -363,6 +268,10 @@ class Sandbox:
     def images_charged(self, vendor: str | None = None) -> int:
         return self._state.images_charged(vendor)
 
+    def bill(self) -> dict[str, int]:
+        """Pictures charged by each of the five vendors."""
+        return self._state.bill()
+
     @property
     def requests(self) -> list[RecordedRequest]:
         return self._state.requests
@@ -386,9 +295,9 @@ class Sandbox:
         """Let the next ``times`` requests of kind ``on`` suffer a fault; ``details``: see ``Fault``."""
         queue_fault(self._state, vendor, name, times=times, on=on, **details)
 
-    def fault_rate(self, spec: str, rate: float) -> None:
-        """Let a share of requests suffer: ``[vendor.]name[@kind]``."""
-        self._state.faults.set_rate(spec, rate)
+    def fault_rate(self, spec: str, rate: float, **details: Any) -> None:
+        """Let a share of requests suffer: ``[vendor.]name[@kind]``; ``details``: see ``Fault``."""
+        self._state.faults.set_rate(spec, rate, **details)
 
     def clear_faults(self) -> None:
         """No more accidents; charges and requests stay."""
@@ -400,8 +309,17 @@ class Sandbox:
     def set_credits(self, vendor: str, images: int) -> None:
         self._state.set_credits(vendor, images)
 
-    def expire_urls(self) -> None:
-        self._state.expire_urls()
+    def set_idle_close(self, seconds: float | None) -> None:
+        """As ``idle_close`` above; None leaves idle connections alone."""
+        self._state.set_idle_close(seconds)
+
+    def expire_links(self) -> None:
+        """Let every result link given out so far die now, Katalis's too."""
+        self._state.expire_links()
+
+    def forget_tasks(self) -> None:
+        """Let PicWish and gpt.ge know no task they have accepted so far; result links live on."""
+        self._state.forget_tasks()
 
     def reset(self) -> None:
         self._state.reset()

@@ -79,6 +79,7 @@ class Task:
     :param final_state: PicWish's table: 1 success, below 0 failed; None never ends.
     :param expires: Unix time (s) when its links die; None never.
     :param seen: whether a poll has been answered.
+    :param forgotten: whether its vendor denies that it ever was.
     """
 
     id: str
@@ -92,10 +93,15 @@ class Task:
     created: float = field(default_factory=time.time)
     expires: float | None = None
     seen: bool = False
+    forgotten: bool = False
 
     @property
     def ready_at(self) -> float:
         return self.created + self.latency
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= time.time()
 
 
 class QuotaSpent(Exception):
@@ -109,13 +115,23 @@ class State:
     :param url_ttl: seconds a signed result link lives (PicWish and gpt.ge).
     :param seed: feeds the fault dice and the seeds a vendor makes up.
     :param resign: whether polling again gives a fresh link (no vendor documents that it does).
+    :param idle_close: see ``set_idle_close``.
     """
 
-    def __init__(self, *, latency: float = 0.2, url_ttl: float = 3600, seed: int = 0, resign: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        latency: float = 0.2,
+        url_ttl: float = 3600,
+        seed: int = 0,
+        resign: bool = False,
+        idle_close: float | None = None,
+    ) -> None:
         self.seed = seed
         self.url_ttl = url_ttl
         self.resign = resign
         self.default_latency = latency
+        self.default_idle_close = _seconds(idle_close)
         self._folder: TemporaryDirectory[str] | None = None
         self._lock = threading.RLock()
         self._in_flight: Counter[str] = Counter()
@@ -134,13 +150,15 @@ class State:
         self._tasks: dict[str, Task] = {}
         self._credits: dict[str, int] = {}
         self._latency: dict[str, float] = {}
+        self._turns: Counter[str] = Counter()
+        self.idle_close = self.default_idle_close
         self._max_in_flight = Counter(self._in_flight)
         self._recent: dict[str, deque[float]] = {}
         self.credential_leaks = 0
         self.connections_opened = 0
 
     def reset(self) -> None:
-        """Forget everything but the settings: charges, requests, tasks, links, faults, latencies, credits."""
+        """Go back to the start and its settings: no charges, requests, tasks, links or faults any more."""
         with self._lock:
             self.faults.clear()
             self._forget()
@@ -181,6 +199,11 @@ class State:
         """Pictures billed by one vendor, or by all."""
         with self._lock:
             return self._images[_known(vendor)] if vendor else self._images.total()
+
+    def bill(self) -> dict[str, int]:
+        """Pictures billed by each vendor, whether it billed any or not."""
+        with self._lock:
+            return {vendor: self._images[vendor] for vendor in VENDOR_KINDS}
 
     # Requests
 
@@ -251,6 +274,10 @@ class State:
         with self._lock:
             self.connections_opened += 1
 
+    def set_idle_close(self, seconds: float | None) -> None:
+        """Cut connections that are used again after ``seconds`` without a request (0: all that are); None: none."""
+        self.idle_close = _seconds(seconds)
+
     # Work
 
     def latency(self, vendor: str) -> float:
@@ -271,6 +298,12 @@ class State:
         """Katalis numbers its result files."""
         with self._lock:
             return next(self._numbers)
+
+    def turn(self, what: str) -> int:
+        """How often ``what`` has had its turn before: 0, 1, 2 ..."""
+        with self._lock:
+            self._turns[what] += 1
+            return self._turns[what] - 1
 
     def keep(self, picture: bytes) -> str:
         """Store an uploaded picture and return its sha256. On disk: 100,000 of them do not fit in memory."""
@@ -299,6 +332,12 @@ class State:
         with self._lock:
             return self._tasks.get(task_id)
 
+    def forget_tasks(self) -> None:
+        """Let the vendors deny every task accepted so far. Result links lie in another service and live on."""
+        with self._lock:
+            for task in self._tasks.values():
+                task.forgotten = True
+
     # Links
 
     def sign(self, task: Task, path: str) -> dict[str, str]:
@@ -316,13 +355,14 @@ class State:
     def _signature(self, path: str, stamp: str) -> str:
         return hmac.new(self._secret, f"{path}?{stamp}".encode(), "sha256").hexdigest()
 
-    def expire_urls(self) -> None:
-        """Let every signed link given out so far die now."""
+    def expire_links(self) -> None:
+        """Let every link given out so far die now, and those of finished tasks that nobody has asked for yet."""
+        now = time.time()
         with self._lock:
             self._secret = uuid.uuid4().bytes
             for task in self._tasks.values():
-                if task.expires is not None:
-                    task.expires = min(task.expires, time.time())
+                if task.ready_at <= now:
+                    task.expires = min(task.expires or now, now)
 
 
 def fingerprint(vendor: str, wish: dict[str, Any]) -> str:
@@ -333,6 +373,12 @@ def fingerprint(vendor: str, wish: dict[str, Any]) -> str:
 def as_dict(item: Charge | RecordedRequest) -> dict[str, Any]:
     """A charge or a request as JSON shows it."""
     return asdict(item)
+
+
+def _seconds(value: float | None) -> float | None:
+    if value is not None and not (isinstance(value, int | float) and value >= 0):
+        raise ValueError(f"an idle time is a number of seconds from 0 up, or None, not {value!r}")
+    return value
 
 
 def _credentials(headers: dict[str, str]) -> bool:

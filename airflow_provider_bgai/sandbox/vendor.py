@@ -98,6 +98,10 @@ class Call:
         self.require(inside, f"{name} must be an integer {span}")
         return number
 
+    def made(self, asked: int) -> int:
+        """Pictures the vendor makes where ``asked`` are wished: as many, unless a fault has it make others."""
+        return max(1, asked + self.suffers("more_pictures") - self.suffers("fewer_pictures"))
+
     def charge(self, images: int, wish: dict[str, Any], task_id: str = "") -> None:
         """Bill the pictures, or refuse because the account cannot pay."""
         try:

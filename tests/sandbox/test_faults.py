@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from email.utils import parsedate_to_datetime
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from airflow_provider_bgai.sandbox import FAULTS, Sandbox
+from airflow_provider_bgai.sandbox import CHARGED, FAULTS, Sandbox
 from airflow_provider_bgai.sandbox.faults import VENDOR_KINDS, Fault, Faults, kinds_hit
 
 from .conftest import Vendors
@@ -27,6 +28,83 @@ def picture_under_fault(box: Sandbox, vendors: Vendors, vendor: str, fault: str,
     url = vendors.result_url(vendor)
     box.fault(vendor, fault, on="download", **details)
     return vendors.http.get(url)
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_submission_is_on_the_bill_as_charged_says(box: Sandbox, vendors: Vendors, fault):
+    vendors.http.timeout = httpx.Timeout(0.5 if "hang" in fault else 5)
+    hit = [vendor for vendor in ALL if "submit" in FAULTS[fault].get(vendor, ())]
+    for vendor in hit:
+        box.fault(vendor, fault, on="submit", delay=0, size=1 << 20)
+        with contextlib.suppress(httpx.TransportError):
+            vendors.submit(vendor)
+    assert {vendor: bool(box.bill()[vendor]) for vendor in hit} == dict.fromkeys(hit, fault in CHARGED)
+
+
+@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("error", ["server_error", "unavailable"])
+def test_an_error_looks_the_same_before_and_after_the_charge(box: Sandbox, vendors: Vendors, vendor, error):
+    answers = []
+    for fault, charged in ((error, 0), (f"{error}_after_charge", 1)):
+        box.fault(vendor, fault)
+        answers.append(vendors.submit(vendor))
+        assert box.images_charged(vendor) == charged
+    before, after = answers
+    assert (after.status_code, after.content) == (before.status_code, before.content)
+    assert after.headers.get("content-type") == before.headers.get("content-type") != "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize(("error", "status"), [("server_error", 500), ("unavailable", 503)])
+def test_a_gateway_speaks_html_after_the_charge(box: Sandbox, vendors: Vendors, vendor, error, status):
+    box.fault(vendor, f"{error}_after_charge_html")
+    response = vendors.submit(vendor)
+    assert (response.status_code, response.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert response.text.startswith(f"<html><head><title>{status} ")
+    assert box.images_charged(vendor) == 1
+
+
+def test_a_refusal_is_no_charge_that_went_wrong(box: Sandbox, vendors: Vendors):
+    box.set_credits("picwish", 0)
+    box.fault("picwish", "server_error_after_charge")
+    assert vendors.submit("picwish").status_code == 402
+    assert box.charges == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "asked", "more", "fewer"),
+    [("picwish", 1, 2, 1), ("picwish", 2, 3, 1), ("gptge", 1, 2, 1), ("gptge", 4, 4, 3), ("katalis", 2, 3, 1)],
+)
+def test_the_pictures_made_are_billed_not_those_asked(box: Sandbox, vendors: Vendors, vendor, asked, more, fewer):
+    ask = {"result_number": asked} if vendor == "katalis" else {"batch_size": str(asked)}
+    for fault, made in (("slow", asked), ("more_pictures", more), ("fewer_pictures", fewer)):
+        box.fault(vendor, fault, on="submit", delay=0)
+        answer = vendors.submit(vendor, **ask)
+        if vendor == "katalis":
+            links = answer.json()["data"][0]["generated_image_urls"]
+        else:
+            links = [url for name, url in vendors.finish(vendor, answer).items() if name.startswith("image") and url]
+        assert len({vendors.http.get(link).content for link in links}) == len(links) == made
+        assert box.charges[-1].images == made
+    assert len({charge.fingerprint for charge in box.charges}) == 1  # of the wish, whatever came of it
+
+
+def test_katalis_has_other_words_for_success(box: Sandbox, vendors: Vendors):
+    box.fault("katalis", "odd_success_word", times=4)
+    box.fault("katalis", "odd_success_word", word="Done")
+    bodies = [vendors.submit("katalis").json() for _ in range(6)]
+    words = ["Completed", "success!", "Partial success", "Completed", "Done", "Success"]
+    assert [body["message"] for body in bodies] == words
+    links = [link for body in bodies for item in body["data"] for link in item["generated_image_urls"]]
+    assert [vendors.http.get(link).status_code for link in links] == [200] * 6
+    assert box.images_charged() == 6
+
+
+def test_katalis_charges_for_words_alone(box: Sandbox, vendors: Vendors):
+    box.fault("katalis", "words_without_pictures", word="Processed")
+    response = vendors.submit("katalis", result_number=2)
+    assert (response.status_code, response.json()) == (200, {"message": "Processed", "data": []})
+    assert box.images_charged() == 2
 
 
 @pytest.mark.parametrize("vendor", ALL)
@@ -182,6 +260,18 @@ def test_slow_is_late_but_right(box: Sandbox, vendors: Vendors):
     started = time.monotonic()
     assert vendors.submit("imagine").status_code == 200
     assert time.monotonic() - started >= 0.2
+    box.fault_rate("imagine.slow", 1, delay=0.3)
+    assert vendors.submit("imagine").status_code == 200
+    assert time.monotonic() - started >= 0.5
+
+
+@pytest.mark.parametrize(
+    "details",
+    [{"delay": "2"}, {"delay": -1}, {"delay": float("nan")}, {"size": 1.5}, {"word": 1}, {"times": 0}],
+)
+def test_a_detail_that_makes_no_sense_is_an_error(box: Sandbox, details):
+    with pytest.raises(ValueError, match="fault"):
+        box.fault("katalis", "odd_success_word", **details)
 
 
 @pytest.mark.parametrize("vendor", WITH_TASKS)

@@ -64,10 +64,12 @@ def test_each_source_gets_its_results(box: Sandbox, vendors: Vendors):
     assert box.images_charged("katalis") == 4
 
 
-def test_links_are_public_and_do_not_expire(box: Sandbox, vendors: Vendors):
+def test_links_are_public_and_live_until_told_otherwise(box: Sandbox, vendors: Vendors):
     url = vendors.result_url("katalis")
-    box.expire_urls()
     assert vendors.http.get(url).status_code == 200
+    box.expire_links()
+    assert vendors.http.get(url).status_code == 403
+    assert vendors.http.get(vendors.result_url("katalis")).status_code == 200
 
 
 @pytest.mark.parametrize("content", [None, b"not a picture"])

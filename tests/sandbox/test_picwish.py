@@ -164,7 +164,7 @@ def test_result_links_are_signed_and_need_no_key(box: Sandbox, vendors: Vendors)
 def test_expired_links_answer_like_the_store(box: Sandbox, vendors: Vendors):
     response = vendors.submit("picwish")
     url = vendors.finish("picwish", response)["image_1"]
-    box.expire_urls()
+    box.expire_links()
     refused = vendors.http.get(url)
     assert (refused.status_code, refused.headers["content-type"]) == (403, "application/xml")
     assert "AccessDenied" in refused.text
@@ -172,12 +172,31 @@ def test_expired_links_answer_like_the_store(box: Sandbox, vendors: Vendors):
     assert vendors.http.get(again).status_code == 403  # polling again signs nothing anew, unless resign=True
 
 
+def test_links_of_a_task_still_at_work_outlive_the_others(box: Sandbox, vendors: Vendors):
+    box.set_latency("picwish", 0.1)
+    response = vendors.submit("picwish")
+    box.expire_links()
+    assert vendors.http.get(vendors.finish("picwish", response)["image_1"]).status_code == 200
+
+
+@pytest.mark.parametrize("vendor", ["picwish", "gptge"])
+def test_forgotten_tasks_are_404_and_their_links_live_on(box: Sandbox, vendors: Vendors, vendor):
+    response = vendors.submit(vendor)
+    task_id, data = response.json()["data"]["task_id"], vendors.finish(vendor, response)
+    vendors.http.post("/_sandbox/forget").raise_for_status()
+    gone = vendors.poll(vendor, task_id)
+    assert (gone.status_code, gone.json()) == (404, {"status": 404, "message": "task_id does not exist"})
+    assert vendors.http.get(data.get("image") or data["image_1"]).status_code == 200
+    assert vendors.finish(vendor, vendors.submit(vendor))["state"] == 1
+    assert box.images_charged(vendor) == 2  # what is forgotten has been paid all the same
+
+
 def test_resign_gives_fresh_links(make_vendors):
     with Sandbox(latency=0, resign=True) as box:
         vendors = make_vendors(box)
         response = vendors.submit("picwish")
         old = vendors.finish("picwish", response)["image_1"]
-        box.expire_urls()
+        box.expire_links()
         assert vendors.http.get(old).status_code == 403
         assert vendors.http.get(vendors.finish("picwish", response)["image_1"]).status_code == 200
 

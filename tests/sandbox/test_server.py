@@ -56,7 +56,7 @@ def test_charges_add_up_under_concurrency(box: Sandbox, vendors: Vendors):
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(buy, range(100)))
     assert len(box.charges) == box.images_charged() == 100
-    assert {vendor: box.images_charged(vendor) for vendor in PATHS} == dict.fromkeys(PATHS, 20)
+    assert box.bill() == dict.fromkeys(PATHS, 20)
     assert box.request_count(kind="submit") == 100
 
 
@@ -114,6 +114,31 @@ def test_limits_are_enforced(make_vendors):
         assert vendors.poll("picwish", task_id).status_code == 200
 
 
+def test_a_connection_used_again_after_its_idle_time_finds_the_line_closed(make_vendors):
+    with Sandbox(latency=0, idle_close=0.5) as box:
+        vendors = make_vendors(box)
+        assert [vendors.submit("imagine").status_code for _ in range(3)] == [200] * 3
+        time.sleep(0.6)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)):
+            vendors.submit("imagine")
+        assert vendors.submit("imagine").status_code == 200  # over a new connection
+        assert [request.fault for request in box.requests] == [None, None, None, "idle_close", None]
+        assert (box.images_charged(), box.connections_opened) == (4, 2)
+        box.set_idle_close(0)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)):
+            vendors.submit("imagine")
+        fresh = {"Connection": "close"}
+        assert [vendors.http.get("/v2/account", headers=fresh).status_code for _ in range(3)] == [400] * 3
+        box.reset()
+        assert [vendors.submit("imagine").status_code for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.parametrize("seconds", [-1, "1", float("nan")])
+def test_an_idle_time_is_seconds(box: Sandbox, seconds):
+    with pytest.raises(ValueError, match="idle time"):
+        box.set_idle_close(seconds)
+
+
 @pytest.mark.parametrize("limits", [{"nobody": "2/s"}, {"picwish": "2"}, {"picwish": "two/s"}])
 def test_a_wrong_limit_is_an_error(limits):
     with pytest.raises(ValueError, match=r"limit|vendor"):
@@ -160,6 +185,7 @@ class TestOverHttp:
             0,
         )
         assert answer["charges"][0]["fingerprint"] == box.charges[0].fingerprint
+        assert vendors.http.get("/_sandbox/bill").json() == box.bill() == dict.fromkeys(PATHS, 0) | {"picwish": 2}
 
     def test_requests(self, box: Sandbox, vendors: Vendors):
         vendors.submit("picwish")
@@ -175,6 +201,28 @@ class TestOverHttp:
         assert vendors.submit("picwish").status_code == 503
         wrong = vendors.http.post("/_sandbox/faults", json={"vendor": "picwish", "name": "nope"})
         assert (wrong.status_code, "unknown fault" in wrong.json()["error"]) == (400, True)
+
+    def test_faults_take_their_details(self, box: Sandbox, vendors: Vendors):
+        for order in (
+            {"vendor": "katalis", "name": "odd_success_word", "word": "Fertig"},
+            {"name": "katalis.slow@submit", "rate": 1, "delay": 0.2},
+        ):
+            assert vendors.http.post("/_sandbox/faults", json=order).json() == {"ok": True}
+        assert vendors.submit("katalis").json()["message"] == "Fertig"
+        started = time.monotonic()
+        assert vendors.submit("katalis").status_code == 200
+        assert time.monotonic() - started >= 0.2
+        for wrong in ({"delay": "long"}, {"dely": 1}, {"rate": 0.1, "word": 1}, {"rate": 0.1, "dely": 1}):
+            order = {"vendor": "katalis", "name": "slow"} if "rate" not in wrong else {"name": "katalis.slow"}
+            assert vendors.http.post("/_sandbox/faults", json=order | wrong).status_code == 400
+
+    def test_idle_close(self, box: Sandbox, vendors: Vendors):
+        vendors.http.post("/_sandbox/idle_close", json={"seconds": 0})
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)):
+            vendors.submit("picwish")
+        vendors.http.post("/_sandbox/idle_close", json={"seconds": None})
+        assert vendors.submit("picwish").status_code == 200
+        assert vendors.http.post("/_sandbox/idle_close", json={"seconds": "soon"}).status_code == 400
 
     def test_latency_credits_expire_and_reset(self, box: Sandbox, vendors: Vendors):
         url = vendors.result_url("picwish")
