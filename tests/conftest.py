@@ -13,6 +13,7 @@ fixture             scope     what it is
 ``connect``         test      ``connect("picwish", password=…, extra={…})`` sets one of them anew
 ``connections_json``  session   those connections and `aws_default` as JSON, for an Airflow of its own
 ``product``         session   a cut-out, as the bytes of a PNG
+``bad``             test      a bad S3 (`tests.bad_s3`) in front of ``s3``; `aws_default` points to it
 ==================  ========  ====================================================================
 
 Every vendor's key is ``KEYS[vendor]`` and holds ``SECRET``, so that one search finds any leak.
@@ -52,6 +53,8 @@ import pytest  # noqa: E402
 from airflow_provider_bgai.sandbox import Sandbox  # noqa: E402
 from airflow_provider_bgai.storage import Storage  # noqa: E402
 from demo.services import S3Service, seaweedfs  # noqa: E402
+
+pytest_plugins = ["tests.bad_s3"]
 
 VENDORS = ("picwish", "photoroom", "imagine", "katalis", "gptge")
 SECRET = "sk-secret-7c9e6679f3b1"
