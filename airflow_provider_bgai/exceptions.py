@@ -9,12 +9,18 @@
     ├── AuthenticationError       key or configuration is wrong             nothing paid
     ├── QuotaError                the account is empty                      nothing paid
     ├── ModerationError           the vendor refuses the content            nothing paid
+    ├── RetiredError              the vendor or its model is gone           nothing paid
     ├── OverBudgetError           a cap of your own is reached              nothing paid
     ├── RateLimitError            too fast                                  nothing paid
-    ├── VendorFaultError          the vendor failed and says so             nothing paid
-    ├── UnknownOutcomeError       the line dropped during a paid call       perhaps paid
+    ├── NeverSentError            no connection was made                    nothing paid
+    ├── StoppedError              this connection is not asked for now      nothing paid
+    ├── GivenUpError              paid in vain too often before             nothing paid now
+    ├── VendorFaultError          failed, and documented as not charged     nothing paid
+    ├── UnknownOutcomeError       no answer that says yes or no             perhaps paid
     ├── PollError                 asking or fetching failed for now         paid before
-    │   └── TaskNotFoundError     the vendor does not know the task         paid before
+    │   ├── TaskNotFoundError     the vendor does not know the task         paid before
+    │   └── LinkRefusedError      the link's server says 403 or 404         paid before
+    ├── StoreError                S3 refuses what was paid for              paid, and still collectable
     ├── LostError                 paid, and the picture cannot be fetched   paid and gone
     └── UnfaithfulError           paid, and the product is not the product  paid, in quarantine
 
@@ -96,6 +102,12 @@ class ModerationError(BgaiError):
     reason = "moderation"
 
 
+class RetiredError(BgaiError):
+    """The vendor, its endpoint or its model is gone (404 or 410 on the paid path, "deprecated"). Another may serve."""
+
+    reason = "retired"
+
+
 class OverBudgetError(BgaiError):
     """A cap of the budget is reached. The picture waits for the next run."""
 
@@ -108,14 +120,32 @@ class RateLimitError(BgaiError):
     reason = "rate_limit"
 
 
+class NeverSentError(BgaiError):
+    """No connection was made (DNS, refused, TLS, a proxy's refused CONNECT), so nothing can have been charged."""
+
+    reason = "never_sent"
+
+
+class StoppedError(BgaiError):
+    """The connection is not asked for the rest of this run: what it was paid for came to nothing too often."""
+
+    reason = "stopped"
+
+
+class GivenUpError(BgaiError):
+    """The picture was paid in vain too often. It is bought again only when its SKU or ``only="failed"`` asks for it."""
+
+    reason = "given_up"
+
+
 class VendorFaultError(BgaiError):
-    """The vendor failed, definitely, and does not charge for it. May be submitted again, a few times."""
+    """The vendor failed in a way that it documents as not charged. May be bought as a new call, a few times."""
 
     reason = "fault"
 
 
 class UnknownOutcomeError(BgaiError):
-    """The line dropped, or no sense could be made of the answer, after a paid request went out.
+    """No answer, or none that the vendor documents as free or that holds pictures, after a paid request went out.
 
     Nobody can know whether it was charged, so it is never repeated silently.
     """
@@ -135,6 +165,19 @@ class TaskNotFoundError(PollError):
     """The vendor does not know the task ID: not yet (just submitted), no more, or never did."""
 
     reason = "not_found"
+
+
+class LinkRefusedError(PollError):
+    """The server of a result link says 403 or 404: the link has expired, or the picture is not there yet."""
+
+    reason = "link"
+
+
+class StoreError(BgaiError):
+    """S3 refuses a write or a read after a payment. Nothing is lost: a retry of the task collects it."""
+
+    reason = "store"
+    paid = "yes"
 
 
 class LostError(BgaiError):
@@ -176,12 +219,18 @@ BY_REASON: dict[str, type[BgaiError]] = {
         AuthenticationError,
         QuotaError,
         ModerationError,
+        RetiredError,
         OverBudgetError,
         RateLimitError,
+        NeverSentError,
+        StoppedError,
+        GivenUpError,
         VendorFaultError,
         UnknownOutcomeError,
         PollError,
         TaskNotFoundError,
+        LinkRefusedError,
+        StoreError,
         LostError,
         UnfaithfulError,
     )

@@ -5,8 +5,11 @@ Frozen, vendor-neutral, no I/O. Nothing here knows a wire format, S3 or Airflow.
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +22,18 @@ State = Literal["pending", "succeeded", "failed"]
 class BackgroundRequest:
     """A new background behind one cut-out product.
 
+    One wish has one spelling here, since what is sent names the picture: text is NFC and without blank ends, whole
+    numbers are integers, options that are None or ``""`` are not there.
+
     :param image: the cut-out: a local path, ``https://…``, ``s3://…``, or the bytes themselves.
     :param prompt: what the background should look like.
     :param negative_prompt: what should not appear in it.
     :param seed: a positive integer for repeatable results, where the vendor has seeds.
     :param count: how many pictures to make. Each one is billed.
-    :param template: the vendor's own scene ID (PicWish ``scene_type``), instead of a prompt.
+    :param template: the vendor's own scene ID (PicWish ``scene_type``), instead of a prompt; ``"5"`` becomes 5.
     :param guidance_image: a picture to take the mood from (Photoroom); forms as for ``image``.
     :param guidance_scale: 0.0 (ignore it) to 1.0 (match it as closely as possible).
-    :param options: further parameters of the vendor, by the vendor's own names.
+    :param options: further parameters of the vendor, by the vendor's own names: what JSON can hold.
     :raises InvalidRequestError: for a value no vendor could accept.
     """
 
@@ -42,40 +48,85 @@ class BackgroundRequest:
     options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        # Forms and templates hand over "" and "3" where Python code writes None and 3.
-        for name in ("prompt", "negative_prompt", "template", "guidance_image", "guidance_scale", "seed"):
+        # Forms and templates hand over "", "3" and "x\n" where Python code writes None, 3 and "x".
+        for name in ("image", "prompt", "negative_prompt", "template", "guidance_image", "guidance_scale", "seed"):
             value = getattr(self, name)
-            if isinstance(value, str) and not value.strip():
-                object.__setattr__(self, name, None)
-        for name in ("image", "guidance_image"):
-            if isinstance(getattr(self, name), Path):
-                object.__setattr__(self, name, str(getattr(self, name)))
+            if isinstance(value, str | Path):
+                self._set(name, str(value).strip() or None)
         for name, kind in (("count", int), ("seed", int), ("guidance_scale", float)):
-            object.__setattr__(self, name, _number(name, getattr(self, name), kind))
+            if (value := getattr(self, name)) is not None:
+                self._set(name, _number(name, value, kind))
         if not isinstance(self.image, str | bytes) or not self.image:
             raise InvalidRequestError(f"image={self.image!r}: must be a path, an s3:// or https:// URL, or bytes")
         for name in ("prompt", "negative_prompt"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InvalidRequestError(f"{name}={getattr(self, name)!r}: must be text")
+            text = getattr(self, name)
+            if not isinstance(text, str | None):
+                raise InvalidRequestError(f"{name}={text!r}: must be text")
+            if text:
+                self._set(name, unicodedata.normalize("NFC", text))
+        if self.template is not None:
+            self._set("template", _template(self.template))
         if self.count is None or self.count < 1:
             raise InvalidRequestError(f"count={self.count!r}: must be 1 or more")
         if self.seed is not None and self.seed < 1:
             raise InvalidRequestError(f"seed={self.seed!r}: must be a positive integer")
         if self.guidance_scale is not None and not 0 <= self.guidance_scale <= 1:
             raise InvalidRequestError(f"guidance_scale={self.guidance_scale!r}: must lie between 0 and 1")
-        if not isinstance(self.options, Mapping):
+        if not isinstance(self.options, Mapping | None):
             raise InvalidRequestError(f"options={self.options!r}: must be a mapping of the vendor's parameters")
+        options = _option("options", self.options) if self.options else {}
+        self._set("options", {name: value for name, value in options.items() if value not in (None, "")})
+
+    def _set(self, name: str, value: Any) -> None:
+        if value is not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+    def asked(self) -> dict[str, Any]:
+        """The fields that are set, by name."""
+        known = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None and value != {}}
+        return {**known, "options": dict(self.options)} if self.options else known
+
+
+_FIELDS = tuple(each.name for each in fields(BackgroundRequest))
 
 
 def _number(name: str, value: Any, kind: type) -> Any:
-    if value is None:
-        return None
     if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
         raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}")
     try:
-        return kind(value)
+        return kind(value) + 0  # which makes 0.0 of -0.0
     except (TypeError, ValueError, OverflowError):
         raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}") from None
+
+
+def _template(value: Any) -> str | int | None:
+    if isinstance(value, str):
+        value = unicodedata.normalize("NFC", value)
+        return int(value) if re.fullmatch(r"0|[1-9][0-9]{0,17}", value) else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | None):
+        raise InvalidRequestError(f"template={value!r}: must be text or an integer")
+    return value
+
+
+def _option(name: str, value: Any) -> Any:
+    """An option in its one spelling, and as a copy of its own. Anything but JSON has none."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise InvalidRequestError(f"{name}[{wrong!r}]: must be named by text")
+        return {key: _option(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_option(name, item) for item in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, int | None):
+        return value
+    rule = "must be text, a finite number, true or false, or a list or mapping of these"
+    raise InvalidRequestError(f"{name}={value!r}: {rule}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +138,8 @@ class Generation:
     :param task_id: the vendor's task, to be polled; None where the vendor answers at once.
     :param images: the pictures, as bytes or as the vendor's short-lived links. Links are as good as
         the pictures to whoever reads them, so they are kept out of ``repr`` and out of logs.
+    :param answer: the body of a synchronous answer as it came, where it holds the pictures themselves; it is stored
+        before anybody looks at them.
     :param error: why it failed, in the vendor's words.
     :param reason: what the failure means, one of :data:`~airflow_provider_bgai.exceptions.BY_REASON`.
     :param progress: 0 to 100, where the vendor tells.
@@ -100,6 +153,7 @@ class Generation:
     state: State
     task_id: str | None = None
     images: tuple[str | bytes, ...] = field(default=(), repr=False)
+    answer: bytes | None = field(default=None, repr=False)
     error: str | None = None
     reason: str | None = None
     progress: float | None = None

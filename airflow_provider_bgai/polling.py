@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -47,6 +48,39 @@ class Decision:
 
     action: Literal["poll", "land", "done", "give_up"]
     wait: float = 0.0
+
+
+class Refusals:
+    """Refusals of the key among polls: one 401 among answered siblings is an accident, three in a row are the key."""
+
+    MOST = 3
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def answered(self) -> None:
+        """A poll was answered, so the key is right."""
+        self._in_a_row = 0
+
+    def refused(self) -> bool:
+        """The key was refused. Whether that is believed by now."""
+        self._in_a_row += 1
+        return self._in_a_row >= self.MOST
+
+
+def askable(task_id: str) -> bool:
+    """Whether a text can be a task's ID: no path, no query, no blank."""
+    return bool(re.fullmatch(r"[\w.:=+~@-]{1,200}", task_id or "")) and not re.fullmatch(r"\.+", task_id)
+
+
+def unknown_is_lost(missing_for: float, *, age: float | None = None, once: bool = False) -> bool:
+    """Whether a task that the vendor does not know is lost, or just not visible yet.
+
+    :param missing_for: seconds for which every poll of this watch said so.
+    :param age: seconds since the vendor gave out the task's ID, if known.
+    :param once: no further poll will be made now, so the age has to decide.
+    """
+    return missing_for >= NOT_FOUND_GRACE or (once and age is not None and age >= NOT_FOUND_GRACE)
 
 
 class TaskWatch:
@@ -110,7 +144,7 @@ class TaskWatch:
         self.problems[task_id] = problem
         if not_found:
             since = self._missing_since.setdefault(task_id, now)
-            if now - since >= NOT_FOUND_GRACE:
+            if unknown_is_lost(now - since):
                 self._end(task_id, "not_found", now)
                 return
         else:

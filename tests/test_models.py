@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -30,13 +31,49 @@ def test_an_empty_form_field_means_not_given(name, blank):
         ("guidance_scale", 1, 1.0),
         ("guidance_scale", 0, 0.0),
         ("template", 5, 5),
-        ("template", "5", "5"),
+        ("template", "5", 5),
+        ("template", 5.0, 5),
+        ("template", " 5\n", 5),
+        ("template", "05", "05"),
+        ("template", "-5", "-5"),
+        ("template", "²", "²"),
+        ("template", "9" * 19, "9" * 19),
     ],
 )
 def test_numbers_may_come_as_text_from_forms_and_templates(name, given_as, taken_as):
     taken = getattr(BackgroundRequest("a.png", **{name: given_as}), name)
     assert taken == taken_as
     assert type(taken) is type(taken_as)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"guidance_scale": 0.1}, {"guidance_scale": " 0.1\n"}),
+        ({"guidance_scale": 0.0}, {"guidance_scale": -0.0}),
+        ({"prompt": "caf\u00e9"}, {"prompt": " cafe\u0301\n"}),
+        ({"negative_prompt": "caf\u00e9"}, {"negative_prompt": "cafe\u0301\n"}),
+        ({"template": "caf\u00e9"}, {"template": " cafe\u0301\n"}),
+        ({"template": 5}, {"template": "5\n"}),
+        ({"image": "s3://shop/a.png"}, {"image": "s3://shop/a.png\n"}),
+        ({"guidance_image": "s3://shop/a.png"}, {"guidance_image": " s3://shop/a.png\n"}),
+        ({}, {"options": None}),
+        ({}, {"options": {"a": None, "b": ""}}),
+        ({"options": {"a": "caf\u00e9"}}, {"options": {"b": None, "a": "cafe\u0301"}}),
+        ({"options": {"a": {"b": ["caf\u00e9", 2]}}}, {"options": {"a": {"b": ("cafe\u0301", 2.0)}}}),
+    ],
+)
+def test_one_wish_is_one_request_however_it_is_spelled(one, other):
+    first, second = (BackgroundRequest(**{"image": "a.png", **fields}) for fields in (one, other))
+    assert first == second
+    assert repr(first) == repr(second)  # 2 and 2.0 are equal, but are not sent alike
+
+
+def test_what_the_caller_does_to_its_options_later_does_not_reach_the_request():
+    options = {"a": {"b": [1]}}
+    request = BackgroundRequest("a.png", options=options)
+    options["a"]["b"].append(2)
+    assert request.options == {"a": {"b": [1]}}
 
 
 def test_paths_may_be_path_objects():
@@ -47,7 +84,7 @@ def test_paths_may_be_path_objects():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image": ""}, "image=''"),
+        ({"image": ""}, "image=None"),
         ({"image": b""}, "image=b''"),
         ({"image": None}, "image=None"),
         ({"image": 5}, "image=5"),
@@ -68,7 +105,13 @@ def test_paths_may_be_path_objects():
         ({"guidance_scale": float("nan")}, "guidance_scale=nan: must lie between 0 and 1"),
         ({"guidance_scale": "much"}, "guidance_scale='much': must be a number"),
         ({"guidance_scale": 10**400}, "guidance_scale=1000.*: must be a number"),
+        ({"image": " "}, "image=None"),
+        ({"template": True}, "template=True: must be text or an integer"),
+        ({"template": 1.5}, "template=1.5: must be text or an integer"),
         ({"options": "style=x"}, "options='style=x': must be a mapping"),
+        ({"options": {1: "x"}}, r"options\[1\]: must be named by text"),
+        ({"options": {"a": float("nan")}}, r"options\['a'\]=nan: must be text, a finite number, true or false, or a"),
+        ({"options": {"a": [object()]}}, r"options\['a'\]=.*: must be text"),
     ],
 )
 def test_a_value_no_vendor_could_accept_is_refused_by_name(fields, message):
@@ -89,9 +132,11 @@ def test_any_value_is_taken_or_refused_with_the_documented_error(fields):
 
 
 @given(st.integers(1, 10**9), st.text(min_size=1).filter(str.strip), st.floats(0, 1))
-def test_right_values_come_through_unchanged(number, text, scale):
+def test_right_values_come_through_unchanged_but_for_their_spelling(number, text, scale):
     request = BackgroundRequest("a.png", text, count=number, seed=number, guidance_scale=scale)
-    assert (request.prompt, request.count, request.seed, request.guidance_scale) == (text, number, number, scale)
+    assert (request.count, request.seed, request.guidance_scale) == (number, number, scale)
+    assert request.prompt == normalize("NFC", text.strip())
+    assert dataclasses.replace(request) == request
 
 
 def test_requests_and_generations_are_frozen():

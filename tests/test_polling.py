@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_bgai.polling import NOT_FOUND_GRACE, SCOUTING, SCOUTS, PollPolicy, TaskWatch
+from airflow_provider_bgai.polling import (
+    NOT_FOUND_GRACE,
+    SCOUTING,
+    SCOUTS,
+    PollPolicy,
+    Refusals,
+    TaskWatch,
+    askable,
+    unknown_is_lost,
+)
 
 START = 1_000_000.0
 
@@ -221,3 +230,44 @@ def test_problems_tell_the_last_error_of_what_is_pending_only():
     watch.missed("b", "first", START)
     watch.saw("b", "pending", START)
     assert watch.problems == {"a": "second"}
+
+
+# --- what is believed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing_for", "age", "once", "lost"),
+    [
+        (NOT_FOUND_GRACE, None, False, True),
+        (NOT_FOUND_GRACE - 1, None, False, False),
+        (NOT_FOUND_GRACE - 1, 10 * NOT_FOUND_GRACE, False, False),
+        (0, NOT_FOUND_GRACE, True, True),
+        (0, NOT_FOUND_GRACE - 1, True, False),
+        (0, None, True, False),
+    ],
+)
+def test_an_unknown_task_is_lost_if_it_stayed_unknown_or_is_old_and_asked_for_once(missing_for, age, once, lost):
+    assert unknown_is_lost(missing_for, age=age, once=once) is lost
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_a_refused_key_is_believed_after_three_refusals_in_a_row_and_never_before(polls):
+    refusals, in_a_row = Refusals(), 0
+    for refused in polls:
+        in_a_row = in_a_row + 1 if refused else 0
+        if refused:
+            assert refusals.refused() is (in_a_row >= 3)
+        else:
+            refusals.answered()
+
+
+@pytest.mark.parametrize("task_id", ["5f461cfc-5a1b-4f0e", "a" * 200, "abc==", "a.b:c_d+e~f@g", "007"])
+def test_what_a_vendor_may_call_a_task_can_be_asked_for(task_id):
+    assert askable(task_id)
+
+
+@pytest.mark.parametrize(
+    "task_id", ["", ".", "..", "a/b", "../a", "a?b", "a#b", "a%2Fb", "a b", "a\n", "x" * 201, None]
+)
+def test_what_would_be_another_path_cannot(task_id):
+    assert not askable(task_id)

@@ -33,6 +33,17 @@ async def aget_hook(conn_id: str, **kwargs: Any) -> BackgroundHook:
     return _hook_class(conn_id, connection.conn_type)(conn_id, connection=connection, **kwargs)
 
 
+def detached_hook(vendor: str, conn_id: str) -> BackgroundHook:
+    """A vendor's hook without a connection: it reads what is at hand, and can ask nobody.
+
+    :param conn_id: of the connection that is gone.
+    """
+    from airflow.providers.common.compat.sdk import Connection
+
+    conn_type = f"bgai_{vendor}"
+    return _hook_class(conn_id, conn_type)(conn_id, connection=Connection(conn_id=conn_id, conn_type=conn_type))
+
+
 def _hook_class(conn_id: str, conn_type: str | None) -> type[BackgroundHook]:
     from airflow_provider_bgai.exceptions import AuthenticationError
     from airflow_provider_bgai.get_provider_info import get_provider_info

@@ -1,19 +1,27 @@
 """gpt.ge (V-API): PicWish resold behind another key, path and price.
 
 Wire facts: gpt.ge's page "Task: Add Background to Image" (fields, the synchronous answer) and its result
-page (``GET /task/{task_id}``). States and pictures are PicWish's, read by the same functions; errors come
-as PicWish's or as the gateway's, where a spent quota is a 403 with code ``insufficient_user_quota``.
+page (``GET /task/{task_id}``). It lists no states of its own, so they are read by PicWish's pages; but no page says
+that a failed task costs nothing here, so one may have been charged. Errors come as PicWish's or as the gateway's,
+where a spent quota is a 403 with code ``insufficient_user_quota``.
 """
 
 from __future__ import annotations
 
-from airflow_provider_bgai.exceptions import BgaiError, QuotaError
-from airflow_provider_bgai.hooks.base import BackgroundHook
-from airflow_provider_bgai.hooks.picwish import MAX_PROMPT, SOURCE, check_bytes, check_length, read_task, submit_task
-from airflow_provider_bgai.models import BackgroundRequest, Generation
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_bgai.exceptions import QuotaError
+from airflow_provider_bgai.hooks.meaning import Documented
+from airflow_provider_bgai.hooks.picwish import TaskHook
+from airflow_provider_bgai.models import BackgroundRequest
 
 
-class GptGeHook(BackgroundHook):
+def _gateway_error(body: Mapping[str, Any]) -> bool:
+    return isinstance(body.get("error"), Mapping) and "code" in body["error"]
+
+
+class GptGeHook(TaskHook):
     """gpt.ge: 1 to 4 pictures a call, by prompt only; no seeds, no templates, no negative prompt.
 
     ``options``: ``sync`` (0, the default, or 1: answer with the result) and ``callback_url``. A callback
@@ -25,36 +33,32 @@ class GptGeHook(BackgroundHook):
     default_conn_name = "gptge_default"
     vendor = "gptge"
     base_url = "https://api.gpt.ge"
-    default_requests_per_minute = 120
-    has_tasks = True
-    source = SOURCE
+    path = "/task/pic/background"
+    task_path = "/task"
+    failures_are_free = False
+    documented = (
+        Documented(
+            means=QuotaError,
+            page="popjane/free_chatgpt_api issue 78: an answer of the same gateway",
+            envelope=_gateway_error,
+            codes={"insufficient_user_quota"},
+        ),
+    )
 
     def check(self, request: BackgroundRequest) -> None:
-        self._forbid(request, "seed", "template", "negative_prompt", "guidance_image", "guidance_scale")
-        self._check_options(request, {"image_url", "image_file", "batch_size", "prompt"})
+        self.forbid(request, "seed", "template", "negative_prompt", "guidance_image", "guidance_scale")
+        self.forbid_options(request, {"image_url", "image_file", "batch_size", "prompt"})
         if request.prompt is None:
-            raise self._refuse("prompt", None, "gpt.ge needs a prompt")
-        check_length(self, "prompt", request.prompt, MAX_PROMPT)
+            raise self.refuse("prompt", None, "gpt.ge needs a prompt")
+        self.check_length("prompt", request.prompt)
         if request.count > 4:
-            raise self._refuse("count", request.count, "gpt.ge makes 1 to 4 pictures a call (batch_size)")
+            raise self.refuse("count", request.count, "gpt.ge makes 1 to 4 pictures a call (batch_size)")
         if str(request.options.get("sync", 0)) not in ("0", "1"):
-            raise self._refuse("options['sync']", request.options["sync"], "0 (asynchronous) or 1 (synchronous)")
+            raise self.refuse("options['sync']", request.options["sync"], "0 (asynchronous) or 1 (synchronous)")
         callback = request.options.get("callback_url")
         if callback is not None and not str(callback).startswith(("http://", "https://")):
-            raise self._refuse("options['callback_url']", callback, "must be an http(s) URL")
-        check_bytes(self, request)
+            raise self.refuse("options['callback_url']", callback, "must be an http(s) URL")
+        self.check_bytes(request)
 
-    async def _submit(self, request: BackgroundRequest) -> Generation:
-        assert request.prompt is not None
-        fields = {"batch_size": str(request.count), "prompt": request.prompt}
-        fields |= {name: str(value) for name, value in request.options.items() if value not in (None, "")}
-        return await submit_task(self, "/task/pic/background", request, fields)
-
-    async def _poll(self, task_id: str) -> Generation:
-        answer = await self._call("GET", f"/task/{task_id}", paid=False)
-        return read_task(self, answer, task_id=task_id)
-
-    def _classify(self, status: int, code: str | None, message: str, *, paid: bool) -> type[BgaiError]:
-        if code == "insufficient_user_quota" or (status == 403 and "quota" in message.lower()):
-            return QuotaError
-        return super()._classify(status, code, message, paid=paid)
+    def own_fields(self, request: BackgroundRequest) -> dict[str, str | None]:
+        return {"batch_size": str(request.count), "prompt": request.prompt}

@@ -1,34 +1,28 @@
 """Imagine (Vyro): one file and one prompt in, one picture out, in one call.
 
 Wire facts: Vyro's page "AI Backgrounds API" (the fields, "the response for 200 code is bytes") and its
-error page (codes 1000 to 1202).
+error page (codes 1000 to 1202). No page says what an error costs, so its 503 with 1200 or 1201 is in doubt.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from typing import Any
 
-from airflow_provider_bgai.exceptions import (
-    AuthenticationError,
-    BgaiError,
-    QuotaError,
-    RateLimitError,
-    RefusedError,
-    UnknownOutcomeError,
-    VendorFaultError,
-)
-from airflow_provider_bgai.hooks.base import Answer, BackgroundHook
+from airflow_provider_bgai.exceptions import AuthenticationError, QuotaError, RateLimitError, RefusedError
+from airflow_provider_bgai.hooks import images
+from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.hooks.channel import Outgoing
+from airflow_provider_bgai.hooks.meaning import Answer, Documented
+from airflow_provider_bgai.hooks.vendor import as_text
 from airflow_provider_bgai.models import BackgroundRequest, Generation, picture_type
 
-# Vyro's error page. Codes it does not name go by their HTTP status, and so does 1100 (400): an invalid request,
-# which may be the prompt's content.
-_CODES: dict[str, type[BgaiError]] = {
-    **dict.fromkeys(("1000", "1001", "1002", "1005", "1006", "1007"), AuthenticationError),
-    **dict.fromkeys(("1003", "1004"), RefusedError),
-    "1101": QuotaError,
-    **dict.fromkeys(("1200", "1201"), VendorFaultError),
-    "1202": RateLimitError,
-}
+PAGE = "docs.imagine.art/troubleshooting/error-documentation"
+
+
+def _error_body(body: Mapping[str, Any]) -> bool:
+    return body.get("status") == "error"
 
 
 class ImagineHook(BackgroundHook):
@@ -42,60 +36,61 @@ class ImagineHook(BackgroundHook):
     default_conn_name = "imagine_default"
     vendor = "imagine"
     base_url = "https://api.vyro.ai"
+    # The request was not let in. Code 1100 (400) goes by its status: its message may be about the prompt's content.
+    documented = tuple(
+        Documented(means=means, page=PAGE, envelope=_error_body, codes=codes)
+        for means, codes in (
+            (AuthenticationError, {"1000", "1001", "1002", "1005", "1006", "1007"}),
+            (RefusedError, {"1003", "1004"}),
+            (QuotaError, {"1101"}),
+            (RateLimitError, {"1202"}),
+        )
+    ) + (
+        Documented(means=AuthenticationError, page=PAGE, envelope=_error_body, statuses={406}),  # bearer expired
+    )
 
     def check(self, request: BackgroundRequest) -> None:
-        self._forbid(request, "negative_prompt", "template", "guidance_image", "guidance_scale")
+        self.forbid(request, "negative_prompt", "template", "guidance_image", "guidance_scale")
         if request.prompt is None:
-            raise self._refuse("prompt", None, "Imagine needs a prompt")
+            raise self.refuse("prompt", None, "Imagine needs a prompt")
         if request.count != 1:
-            raise self._refuse("count", request.count, "Imagine makes 1 picture a call; ask again with another seed")
+            raise self.refuse("count", request.count, "Imagine makes 1 picture a call; ask again with another seed")
         # An undocumented field is answered with an error by sibling endpoints, so none is sent.
         for name in request.options:
             if name != "style":
-                raise self._refuse(f"options[{name!r}]", request.options[name], "Imagine documents only 'style'")
+                raise self.refuse(f"options[{name!r}]", request.options[name], "Imagine documents only 'style'")
         if request.options.get("style", "product-shoot") != "product-shoot":
-            raise self._refuse("options['style']", request.options["style"], "only 'product-shoot' is documented")
+            raise self.refuse("options['style']", request.options["style"], "only 'product-shoot' is documented")
 
-    async def _submit(self, request: BackgroundRequest) -> Generation:
+    def wire_fields(self, request: BackgroundRequest) -> dict[str, str]:
+        values = {"prompt": request.prompt, "style": request.options.get("style"), "seed": request.seed}
+        return {name: as_text(value) for name, value in values.items() if value is not None}
+
+    async def compose(self, request: BackgroundRequest) -> Outgoing:
         data = await self.load_image("image", request.image)
-        picture = await self._read_picture("image", data)
+        picture = await images.describe(self, "image", data)
+        warnings: tuple[str, ...] = ()
         if not picture.has_alpha:
-            self.log.warning("Imagine asks for a transparent image; this %s has no transparency", picture.extension)
-        parts = {
-            "prompt": (None, request.prompt),
-            "image": (f"image.{picture.extension}", data, picture.content_type),
-        }
-        if request.options.get("style"):
-            parts["style"] = (None, request.options["style"])
-        if request.seed is not None:
-            parts["seed"] = (None, str(request.seed))
+            warnings = (f"Imagine asks for a transparent image; this {picture.extension} has no transparency",)
+        parts: dict[str, Any] = {name: (None, value) for name, value in self.wire_fields(request).items()}
+        parts["image"] = (f"image.{picture.extension}", data, picture.content_type)
         path = "/v2/image/generations/ai-background"
-        answer = await self._call("POST", path, paid=True, files=parts)
-        return Generation(
-            vendor=self.vendor,
-            state="succeeded",
-            images=(self._picture(answer),),
-            seed=request.seed,
-            model=request.options.get("style", "product-shoot"),
-        )
+        return Outgoing(method="POST", path=path, parts=parts, seed=request.seed, warnings=warnings)
 
-    def _picture(self, answer: Answer) -> bytes:
+    def read(self, answer: Answer, outgoing: Outgoing) -> Generation | None:
+        found = self.pictures(answer.body)
+        if not found:
+            return None
+        return Generation(vendor=self.vendor, state="succeeded", images=found, seed=outgoing.seed)
+
+    def pictures(self, body: bytes) -> tuple[bytes | str, ...]:
+        """The page says bytes; a public client's note says that JSON with Base64 in ``image`` comes, too."""
+        answer = Answer(200, {}, body)
         if answer.is_picture:
-            return answer.body
-        body = answer.json
-        encoded = body.get("image") if isinstance(body, dict) else None
-        if isinstance(encoded, str):
-            try:
-                decoded = base64.b64decode(encoded.partition(",")[2] if "," in encoded else encoded, validate=True)
-            except ValueError:
-                decoded = b""
-            if picture_type(decoded[:16]):
-                return decoded
-        raise self._error(UnknownOutcomeError, f"status 200, but no picture: {answer.excerpt()!r}")
-
-    def _classify(self, status: int, code: str | None, message: str, *, paid: bool) -> type[BgaiError]:
-        if code in _CODES:
-            return _CODES[code]
-        if status == 406:
-            return AuthenticationError  # Vyro: the bearer has expired
-        return super()._classify(status, code, message, paid=paid)
+            return (body,)
+        encoded = answer.fields.get("image")
+        try:
+            decoded = base64.b64decode(encoded.rpartition(",")[2], validate=True) if isinstance(encoded, str) else b""
+        except ValueError:
+            return ()
+        return (decoded,) if picture_type(decoded[:16]) else ()

@@ -1,18 +1,25 @@
 """Photoroom: one picture in, one picture out, in one call, with many parameters.
 
 Wire facts: Photoroom's page "AI Backgrounds" (models, prompt, seed, guidance) and its OpenAPI description of
-``/v2/edit`` (GET takes links in the query, POST takes files in a form; parameters; headers; errors).
+``/v2/edit`` (GET takes links in the query, POST takes files in a form; parameters; headers; errors), and its page on
+billing ("errors don't consume images").
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from airflow_provider_bgai.exceptions import UnknownOutcomeError
-from airflow_provider_bgai.hooks.base import BackgroundHook, sendable_header
-from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits
+from airflow_provider_bgai.exceptions import VendorFaultError
+from airflow_provider_bgai.hooks import images
+from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.hooks.channel import Outgoing, sendable_header
+from airflow_provider_bgai.hooks.meaning import Answer, Documented
+from airflow_provider_bgai.hooks.vendor import as_text
+from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits, picture_type
 
 MAX_FILE = 30 * 1024 * 1024
 # Public clients' notes; Photoroom removes backgrounds itself.
@@ -27,11 +34,17 @@ DEFAULTS: Mapping[str, str] = {"keepExistingAlphaChannel": "auto", "referenceBox
 MODEL_HEADER = "pr-ai-background-model-version"
 
 
+def _error_body(body: Mapping[str, Any]) -> bool:
+    """``{"error": {"message": …}}`` or ``{"error": {"detail": …}}`` and nothing else: a gateway's says more."""
+    error = body.get("error")
+    return set(body) == {"error"} and isinstance(error, Mapping) and set(error) in ({"message"}, {"detail"})
+
+
 class PhotoroomHook(BackgroundHook):
     """Photoroom: one picture a call, by prompt, guidance image or both, with a seed.
 
     ``options`` pass any parameter of ``/v2/edit`` by its own name (``outputSize``, ``shadow.mode``,
-    ``export.format``, …; None leaves a default out) and any header that starts with ``pr-``. The model is
+    ``export.format``, …) and any header that starts with ``pr-``. The model is
     the connection's ``model_version``, or ``options["pr-ai-background-model-version"]``.
     """
 
@@ -42,70 +55,63 @@ class PhotoroomHook(BackgroundHook):
     base_url = "https://image-api.photoroom.com"
     source = SOURCE
     default_requests_per_minute = 60
+    documented = (
+        Documented(
+            means=VendorFaultError,
+            page="docs.photoroom.com, How are API calls billed: errors don't consume images",
+            envelope=_error_body,
+            statuses=range(500, 600),
+        ),
+    )
 
     def check(self, request: BackgroundRequest) -> None:
-        self._forbid(request, "template")
+        self.forbid(request, "template")
         own = {"imageFile", "imageUrl", "background.prompt", "background.negativePrompt", "background.seed"}
         own |= {"background.guidance.imageFile", "background.guidance.imageUrl", "background.guidance.scale"}
-        self._check_options(request, own)
+        self.forbid_options(request, own)
         for name, value in request.options.items():
             if name.startswith("pr-") and value and not sendable_header(name, str(value)):
-                raise self._refuse(f"options[{name!r}]", value, "holds characters that no header takes")
+                raise self.refuse(f"options[{name!r}]", value, "holds characters that no header takes")
         if request.count != 1:
-            raise self._refuse("count", request.count, "Photoroom makes 1 picture a call; ask again with another seed")
+            raise self.refuse("count", request.count, "Photoroom makes 1 picture a call; ask again with another seed")
         options = request.options
         static = [
             name for name in ("background.imageUrl", "background.imageFile", "background.color") if options.get(name)
         ]
         if request.prompt is None and request.guidance_image is None and not static:
-            raise self._refuse("prompt", None, "Photoroom needs a prompt, a guidance image, or both")
+            raise self.refuse("prompt", None, "Photoroom needs a prompt, a guidance image, or both")
         if request.prompt is not None and static:
-            raise self._refuse(f"options[{static[0]!r}]", options[static[0]], "excludes a prompt")
+            raise self.refuse(f"options[{static[0]!r}]", options[static[0]], "excludes a prompt")
         if request.guidance_scale is not None and request.guidance_image is None:
-            raise self._refuse("guidance_scale", request.guidance_scale, "needs a guidance_image")
+            raise self.refuse("guidance_scale", request.guidance_scale, "needs a guidance_image")
         removes = str(options.get("removeBackground", "true")).lower() != "false"
         if request.guidance_image is not None and not removes:
-            raise self._refuse("guidance_image", "given", "is not allowed with removeBackground=false")
+            raise self.refuse("guidance_image", "given", "is not allowed with removeBackground=false")
         for field in ("image", "guidance_image"):
             source = getattr(request, field)
             if isinstance(source, bytes):
                 self._check_size(field, source)
 
-    def _headers(self) -> dict[str, str]:
-        return {"x-api-key": self._key()}
+    def headers(self) -> dict[str, str]:
+        return {"x-api-key": self.key()}
 
-    async def _submit(self, request: BackgroundRequest) -> Generation:
-        headers = {name: str(value) for name, value in request.options.items() if name.startswith("pr-") and value}
-        model = headers.get(MODEL_HEADER) or self.settings.extra.get("model_version")
-        if model:
-            headers[MODEL_HEADER] = str(model)
-        ignored = self._ignored(request, str(model or ""))
-        fields = self._fields(request)
-        links = self._links(request)
-        if links is not None and len(urlencode(fields | links)) <= MAX_QUERY:
-            # An empty `params` value would be sent as an empty parameter; none is left in here.
-            answer = await self._call("GET", "/v2/edit", paid=True, params=fields | links, headers=headers)
-        else:
-            # There is no documented form for a file beside a link, so links are fetched and posted too.
-            parts: dict[str, Any] = {name: (None, value) for name, value in fields.items()}
-            parts["imageFile"] = await self._file("image", request.image)
-            if request.guidance_image is not None:
-                parts["background.guidance.imageFile"] = await self._file("guidance_image", request.guidance_image)
-            answer = await self._call("POST", "/v2/edit", paid=True, files=parts, headers=headers)
-        if not answer.is_picture:
-            raise self._error(UnknownOutcomeError, f"status 200, but no picture: {answer.excerpt()!r}")
-        unsupported = self._redact(answer.headers.get("pr-unsupported-attributes", "").strip())
-        seed = answer.headers.get("pr-ai-background-seed", "")
-        return Generation(
-            vendor=self.vendor,
-            state="succeeded",
-            images=(answer.body,),
-            seed=int(seed) if seed.isascii() and seed.isdigit() else request.seed,
-            model=str(model) if model else None,
-            warnings=(*ignored, *((unsupported,) if unsupported else ())),
-        )
+    def model(self, request: BackgroundRequest) -> str | None:
+        chosen = request.options.get(MODEL_HEADER) or self.settings.extra.get("model_version")
+        return str(chosen) if chosen else None
 
-    def _fields(self, request: BackgroundRequest) -> dict[str, str]:
+    def wire_fields(self, request: BackgroundRequest) -> dict[str, str]:
+        """The form's or query's parameters and the ``pr-`` headers, but for the model's: that is :meth:`model`."""
+        headers = self._headers(request)
+        headers.pop(MODEL_HEADER, None)
+        return self._parameters(request) | headers
+
+    def _headers(self, request: BackgroundRequest) -> dict[str, str]:
+        headers = {name: as_text(value) for name, value in request.options.items() if name.startswith("pr-")}
+        if model := self.model(request):
+            headers[MODEL_HEADER] = model
+        return headers
+
+    def _parameters(self, request: BackgroundRequest) -> dict[str, str]:
         values: dict[str, Any] = {**DEFAULTS}
         if str(request.options.get("removeBackground", "true")).lower() == "false":
             values.clear()  # both defaults are about the cut-out, and referenceBox is refused without one
@@ -116,27 +122,65 @@ class PhotoroomHook(BackgroundHook):
         values["background.guidance.scale"] = request.guidance_scale
         if isinstance(color := values.get("background.color"), str):
             values["background.color"] = color.removeprefix("#")
-        return {name: _text(value) for name, value in values.items() if value not in (None, "")}
+        return {name: as_text(value) for name, value in values.items() if value is not None}
+
+    async def compose(self, request: BackgroundRequest) -> Outgoing:
+        model, parameters = self.model(request), self._parameters(request)
+        outgoing = Outgoing(
+            method="GET",
+            path="/v2/edit",
+            headers=self._headers(request),
+            seed=request.seed,
+            model=model,
+            warnings=self._ignored(request, model),
+        )
+        links = self._links(request)
+        if links is not None and len(urlencode(parameters | links)) <= MAX_QUERY:
+            # An empty `params` value would be sent as an empty parameter; none is left in here.
+            return replace(outgoing, params=parameters | links)
+        # There is no documented form for a file beside a link, so links are fetched and posted too.
+        parts: dict[str, Any] = {name: (None, value) for name, value in parameters.items()}
+        parts["imageFile"] = await self._file("image", request.image)
+        if request.guidance_image is not None:
+            parts["background.guidance.imageFile"] = await self._file("guidance_image", request.guidance_image)
+        return replace(outgoing, method="POST", parts=parts)
+
+    def read(self, answer: Answer, outgoing: Outgoing) -> Generation | None:
+        if not answer.is_picture:
+            return None
+        unsupported = self.settings.redact(answer.headers.get("pr-unsupported-attributes", "").strip())
+        seed = answer.headers.get("pr-ai-background-seed", "")
+        return Generation(
+            vendor=self.vendor,
+            state="succeeded",
+            images=(answer.body,),
+            seed=int(seed) if re.fullmatch("[0-9]{1,18}", seed) else outgoing.seed,
+            model=outgoing.model,
+            warnings=(unsupported,) if unsupported else (),
+        )
+
+    def pictures(self, body: bytes) -> tuple[bytes | str, ...]:
+        return (body,) if picture_type(body[:16]) else ()
 
     def _links(self, request: BackgroundRequest) -> dict[str, str] | None:
         """The query's image links, or None if not every image is a link."""
         named = {"imageUrl": request.image, "background.guidance.imageUrl": request.guidance_image}
         links = {name: source for name, source in named.items() if source is not None}
-        if all(isinstance(link, str) and link.startswith(("http://", "https://")) for link in links.values()):
+        if all(images.is_link(link) for link in links.values()):
             return {name: str(link) for name, link in links.items()}
         return None
 
     async def _file(self, field: str, source: str | bytes) -> tuple[str, bytes, str]:
         data = await self.load_image(field, source)
         self._check_size(field, data)
-        picture = await self._read_picture(field, data)
+        picture = await images.describe(self, field, data)
         return f"{field}.{picture.extension}", data, picture.content_type
 
     def _check_size(self, field: str, data: bytes) -> None:
         if len(data) > MAX_FILE:
-            raise self._refuse(field, f"{len(data):,} bytes", f"at most {MAX_FILE:,} bytes")
+            raise self.refuse(field, f"{len(data):,} bytes", f"at most {MAX_FILE:,} bytes")
 
-    def _ignored(self, request: BackgroundRequest, model: str) -> tuple[str, ...]:
+    def _ignored(self, request: BackgroundRequest, model: str | None) -> tuple[str, ...]:
         """What the chosen model ignores in silence, as the vendor's page says."""
         if request.negative_prompt is not None and model != "2":
             return ("the negative prompt has an effect on model 2 only",)
@@ -144,20 +188,10 @@ class PhotoroomHook(BackgroundHook):
             return ("the guidance scale has no effect on model 2",)
         return ()
 
-    async def _test(self) -> tuple[bool, str]:
-        answer = await self._call("GET", "/v2/account", paid=False)
+    async def probe(self) -> tuple[bool, str]:
+        answer = await self.call("GET", "/v2/account")
         try:
-            images = answer.json["images"]
-            plan = answer.json.get("plan", "unknown")
-            return (
-                True,
-                f"The key is valid; plan {plan}, {images['available']} of {images['subscription']} images left",
-            )
+            left, plan = answer.fields["images"], answer.fields.get("plan", "unknown")
+            return True, f"The key is valid; plan {plan}, {left['available']} of {left['subscription']} images left"
         except (KeyError, TypeError):
             return True, f"The key was accepted, but the answer has an unknown form: {answer.excerpt()!r}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

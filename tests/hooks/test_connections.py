@@ -133,10 +133,39 @@ def test_a_host_may_be_a_name_a_name_and_port_or_a_url(settings, parts, base_url
     assert settings(**parts).base_url == base_url
 
 
-@pytest.mark.parametrize("host", ["ftp://a.example", "http://", "a.example:port", "https://[broken", "a b.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ftp://a.example",
+        "http://",
+        "a.example:port",
+        "a.example:99999",
+        "a.example:0",
+        "https://[broken",
+        "a b.example",
+        f"{'a' * 70}.example",
+        "https://a.example/b?c=d",
+        "https://a.example/#b",
+    ],
+)
 def test_a_host_that_is_none_is_named(settings, host):
     with pytest.raises(AuthenticationError, match="Connection 'mine': host=.*must be a host name or an http"):
         settings(host=host)
+
+
+def test_a_password_in_the_host_is_refused_and_not_shown(settings):
+    with pytest.raises(AuthenticationError, match="the key belongs into the password field") as wrong:
+        settings(host="https://user:word@a.example")
+    assert "word@" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("host", ["http://127.0.0.1:9", "http://localhost:9", "http://0177.0.0.1", "https://10.0.0.1"])
+def test_a_host_whose_pictures_could_not_be_fetched_is_told_by_the_test_button(hook, connect, vendor, host):
+    connect(vendor, {"allow_private_hosts": False}, host=host)
+    passed, message = hook(vendor).test_connection()
+    assert not passed
+    assert message.startswith(f"Connection '{vendor}_default' goes to {host}")
 
 
 def test_blanks_around_a_pasted_key_are_dropped(settings):

@@ -65,6 +65,19 @@ def test_a_vendor_that_echoes_the_key_does_not_get_it_into_the_error(
     assert SECRET not in logged()
 
 
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_signed_link_that_the_vendor_echoes_is_shown_without_its_signature(
+    hook, connect, website, wish, logged, escaped
+):
+    connect("katalis", host=website.url)
+    link = "https://s3.example/a.png?X-Amz-Signature=hidden&X-Amz-Expires=60"
+    body = json.dumps({"message": f"Failed to download {link}"})
+    website.answer(ENDPOINT["katalis"], body.replace("/", "\\/") if escaped else body, 400)
+    with pytest.raises(BgaiError, match=r"https://s3\.example/a\.png") as failed:
+        hook("katalis").generate(wish("katalis"))
+    assert "hidden" not in everything(failed.value) + logged()
+
+
 @pytest.mark.parametrize("before", [100, 120, 140, 155, 470, 480, 490, 499])
 @pytest.mark.parametrize("form", ["plain", "json"])
 def test_half_a_key_at_the_edge_of_a_message_is_not_shown_either(hook, connect, website, wish, before, form):

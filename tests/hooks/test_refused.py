@@ -131,7 +131,7 @@ def test_an_image_link_that_serves_no_picture_is_refused_where_we_send_the_file(
 
 @pytest.mark.parametrize("status", [404, 500])
 def test_an_image_link_that_fails_for_now_may_be_tried_again(hook, box, website, monkeypatch, status):
-    monkeypatch.setattr("airflow_provider_bgai.hooks.base.FETCH_ATTEMPTS", 1)
+    monkeypatch.setattr("airflow_provider_bgai.hooks.images.LOAD_ATTEMPTS", 1)
     link = website.answer("/product.png", status=status)
     with pytest.raises(SourceError, match=str(status)) as failed:
         hook("imagine").generate(BackgroundRequest(link + "?token=hidden", "on a beach"))

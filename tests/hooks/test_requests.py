@@ -138,7 +138,7 @@ def test_a_prompt_up_to_the_limit_goes_out_whole(hook, box, wish, length):
 def test_imagine_sends_seed_and_style_where_given(hook, box, wish):
     done = hook("imagine").generate(wish("imagine", seed=7, options={"style": "product-shoot"}))
     assert submission(box).fields == {"prompt": "on a beach", "style": "product-shoot", "seed": "7"}
-    assert (done.seed, done.model) == (7, "product-shoot")
+    assert (done.seed, done.model) == (7, None)
 
 
 def test_imagine_takes_a_picture_answered_as_base64(hook, connect, website, wish, product):
@@ -168,7 +168,7 @@ def test_photoroom_gets_links_in_the_query(hook, box, source):
 
 
 def test_photoroom_is_posted_what_would_make_too_long_a_url(hook, box, source, product):
-    prompt = "a long beach " * 500
+    prompt = "a long beach, " * 500 + "and the sea"
     hook("photoroom").generate(BackgroundRequest(source("url"), prompt))
     sent = submission(box)
     assert (sent.method, sent.query) == ("POST", {})
@@ -211,12 +211,13 @@ def test_the_photoroom_model_comes_from_the_options_else_the_connection(
     assert "pr-ai-background-model-version" not in submission(box).fields
 
 
-def test_photoroom_defaults_are_overridden_or_left_out_by_options(hook, box, wish):
-    options = {"keepExistingAlphaChannel": "never", "referenceBox": None, "export.format": "webp"}
+def test_photoroom_defaults_are_overridden_by_options(hook, box, wish):
+    options = {"keepExistingAlphaChannel": "never", "referenceBox": "subjectBox", "export.format": "webp"}
     done = hook("photoroom").generate(wish("photoroom", options=options))
     assert submission(box).fields == {
         "background.prompt": "on a beach",
         "keepExistingAlphaChannel": "never",
+        "referenceBox": "subjectBox",
         "export.format": "webp",
     }
     assert verify_whole(done.images[0]).extension == "webp"
@@ -385,3 +386,65 @@ def test_any_server_that_speaks_the_protocol_under_any_path_is_a_host(hook, conn
     connect("photoroom", host=f"{website.url}/mirror/")
     website.answer("/mirror/v2/edit", product)
     assert hook("photoroom").generate(wish("photoroom")).images == (product,)
+
+
+# --- what names a wish -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vendor", "fields"),
+    [
+        ("picwish", {"count": 2, "negative_prompt": "people", "options": {"sync": 1, "flag": True}}),
+        ("picwish", {"prompt": None, "template": 105}),
+        ("photoroom", {"seed": 7, "options": {"removeBackground": False, "background.blur.radius": 0.02}}),
+        ("photoroom", {"seed": 7, "options": {"pr-ai-shadows-model-version": "2026-04-15", "outputSize": "100x100"}}),
+        ("imagine", {"seed": 7, "options": {"style": "product-shoot"}}),
+        ("gptge", {"count": 3, "options": {"sync": 0}}),
+    ],
+)
+async def test_the_wire_fields_are_the_text_that_goes_out(hook, box, wish, vendor, fields):
+    request = wish(vendor, **fields)
+    async with hook(vendor) as vendor_hook:
+        said = vendor_hook.wire_fields(request)
+        outgoing = await vendor_hook.outgoing(request)
+    sent = {name: part[1] for name, part in outgoing.parts.items() if part[0] is None}
+    assert said == sent | dict(outgoing.headers)
+    assert all(isinstance(value, str) for value in said.values())
+
+
+@pytest.mark.parametrize("vendor", ["picwish", "photoroom", "katalis", "gptge"])
+def test_options_are_named_by_what_is_sent_and_not_by_how_they_were_typed(hook, vendor):
+    def named(options: dict[str, object], image: str = "https://a.example/a.png") -> dict[str, str]:
+        return hook(vendor).wire_fields(BackgroundRequest(image, "on a beach", options=options))
+
+    assert named({"x": 0.1, "y": True, "z": 3.0}) == named({"z": "3", "y": "true", "x": "0.1"})
+    assert named({"x": None, "y": ""}) == named({}) == named({}, b"another image")
+    assert named({"x": 1}) != named({"x": 2})
+
+
+def test_katalis_options_have_one_spelling_however_they_are_nested(hook):
+    def named(value: object) -> str:
+        options = {"x": value}
+        return hook("katalis").wire_fields(BackgroundRequest("https://a.example/a.png", "a", options=options))["x"]
+
+    assert named({"b": [1, 0.1], "a": False}) == named({"a": "false", "b": ["1", "0.1"]})
+    assert named({"a": [1, 2]}) != named({"a": [2, 1]})
+
+
+def test_the_model_names_the_wish_apart_from_its_fields(hook, connect, wish):
+    connect("photoroom", {"model_version": "3"})
+    header = "pr-ai-background-model-version"
+    plain, other = wish("photoroom"), wish("photoroom", options={header: "2"})
+    vendor_hook = hook("photoroom")
+    assert (vendor_hook.model(plain), vendor_hook.model(other)) == ("3", "2")
+    assert vendor_hook.wire_fields(plain) == vendor_hook.wire_fields(other)
+    assert hook("picwish").model(wish("picwish")) is None
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_text_that_no_wire_carries_is_refused_before_it_is_paid(hook, box, wish, vendor):
+    from airflow_provider_bgai.exceptions import InvalidRequestError
+
+    with pytest.raises(InvalidRequestError, match="cannot be sent"):
+        hook(vendor).generate(wish(vendor, "half a pair: \ud83d"))
+    assert box.request_count(vendor, "submit") == 0

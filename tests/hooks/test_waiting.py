@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from airflow_provider_bgai.exceptions import AuthenticationError
+from airflow_provider_bgai.exceptions import AuthenticationError, PollError
+from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.polling import PollPolicy, TaskWatch
 from airflow_provider_bgai.sandbox.state import Task
 from tests.conftest import KEYS
@@ -100,6 +101,28 @@ async def test_a_task_the_vendor_does_not_know_ends_as_lost(hook, box, monkeypat
     assert (ended["never-was"].state, ended["never-was"].reason) == ("failed", "lost")
 
 
+@pytest.mark.parametrize(("age", "lost"), [(None, False), (5.0, False), (3600.0, True)])
+async def test_asked_once_an_unknown_task_is_lost_only_if_it_is_old(hook, box, age, lost):
+    known = Generation(vendor="gptge", state="pending", task_id="never-was")
+    async with hook("gptge") as vendor_hook:
+        if lost:
+            assert (await vendor_hook.wait_for(known, timeout=0, age=age)).reason == "lost"
+        else:
+            with pytest.raises(PollError, match="It is kept"):
+                await vendor_hook.wait_for(known, timeout=0, age=age)
+    assert box.request_count("gptge", "poll") == 1
+
+
+@pytest.mark.parametrize(("age", "at_least", "at_most"), [(0.0, 0.6, 2.0), (0.5, 0.1, 0.55), (None, 0.0, 0.5)])
+async def test_no_poll_is_spent_before_one_interval_has_passed_since_the_answer(hook, tasks, age, at_least, at_most):
+    (task_id,) = tasks(1, latency=0)
+    known = Generation(vendor="gptge", state="pending", task_id=task_id)
+    async with hook("gptge") as vendor_hook:
+        began = time.monotonic()
+        await vendor_hook.wait_for(known, timeout=10, policy=PollPolicy(interval=0.6), age=age)
+    assert at_least <= time.monotonic() - began <= at_most
+
+
 async def test_a_wrong_key_ends_the_watch_and_leaves_no_poll_behind(hook, connect, box, tasks):
     connect("gptge", password="bad-key")
     task_ids = tasks(50, latency=0)
@@ -112,7 +135,18 @@ async def test_a_wrong_key_ends_the_watch_and_leaves_no_poll_behind(hook, connec
         assert others == []
     gc.collect()
     assert complaints == []
-    assert box.request_count("gptge", "poll") <= 8
+    assert 3 <= box.request_count("gptge", "poll") <= 8
+
+
+@pytest.mark.parametrize("fault", ["bad_key", "rate_limited", "server_error"])
+async def test_one_refused_poll_among_answered_ones_is_an_accident(hook, box, tasks, fault):
+    task_ids = tasks(6, latency=0.3)
+    async with hook("gptge") as vendor_hook:
+        box.fault("gptge", fault, times=2, on="poll")
+        ended = await vendor_hook.watch(watching(task_ids, 30, QUICK))
+        assert set(ended) == set(task_ids)
+        box.fault("gptge", fault, times=2, on="poll")
+        assert len(await vendor_hook.poll_all(task_ids)) == 4
 
 
 async def test_asking_once_for_many_gives_those_that_ended(hook, box, tasks):
@@ -146,8 +180,6 @@ def test_one_hook_serves_one_event_loop_after_the_other(hook, connect, website):
 
 
 async def test_the_seed_of_the_submission_is_kept_through_the_wait(hook, connect, website):
-    from airflow_provider_bgai.models import Generation
-
     connect("gptge", host=website.url)
     website.answer("/task/task-1", json.dumps({"data": {"state": 1, "image": "https://a.example/1.png"}}))
     submitted = Generation(vendor="gptge", state="pending", task_id="task-1", seed=7, model="m")

@@ -1,0 +1,237 @@
+"""One HTTP call within rate, slots and time; what it means is said elsewhere.
+
+A channel belongs to one connection and one event loop. Paid calls get a fresh connection each: one that was kept
+alive may have been closed by the server just now, and that would look like a paid request without an answer.
+The key goes to the vendor's API and nowhere else: no redirect is followed, no cookie is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_bgai import web
+from airflow_provider_bgai.exceptions import BgaiError, NeverSentError, PollError, RateLimitError, UnknownOutcomeError
+from airflow_provider_bgai.hooks.meaning import Answer
+
+if TYPE_CHECKING:
+    import httpx
+    import tenacity
+    from aiolimiter import AsyncLimiter
+
+    from airflow_provider_bgai.hooks.connection import Settings
+
+# An answer larger than this is not read to its end. The largest input a vendor documents is 30 MB (Photoroom);
+# a 64-megapixel PNG of noise would be 256 MB and is no product picture.
+MAX_BYTES = 100 * 1024 * 1024
+# A vendor's Retry-After beyond this is not waited for inside one call; Airflow's retry is the better place.
+MAX_RETRY_AFTER = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """A paid request with everything read that it needs: sending it takes no further I/O, and may be repeated.
+
+    :param path: below the connection's base URL.
+    :param headers: besides those that prove who we are.
+    :param params: of the query.
+    :param parts: of a multipart form, as httpx takes them.
+    :param json: the body, where it is JSON.
+    :param count: how many pictures are asked for.
+    :param seed: that was asked for.
+    :param model: that it will run on, where the vendor has models.
+    :param link: the source image's link, where one is sent.
+    :param warnings: what is known to be ignored.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] | None = field(default=None, repr=False)
+    parts: Mapping[str, Any] | None = field(default=None, repr=False)
+    json: Any = field(default=None, repr=False)
+    count: int = 1
+    seed: int | None = None
+    model: str | None = None
+    link: str | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+class Channel:
+    """What the calls of one connection share on one event loop: clients, rate, slots, and the pause after a 429.
+
+    :raises UnreachableError: for a proxy in the environment that cannot be spoken to.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import httpx
+        from aiolimiter import AsyncLimiter
+
+        # httpx logs every URL at INFO: prompts of GET requests and signed links would stand in task logs.
+        logger = logging.getLogger("httpx")
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
+        self.loop = asyncio.get_running_loop()
+        self.settings = settings
+
+        def client(kept: int) -> httpx.AsyncClient:
+            limits = httpx.Limits(max_connections=settings.max_concurrency + 4, max_keepalive_connections=kept)
+            proxy = web.proxy_for(settings.base_url)
+            made = web.new_client(proxy, settings.timeout, web.tls_context(), limits=limits)
+            made.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            return made
+
+        self._fresh, self._kept = client(0), client(settings.max_concurrency)
+        # A burst of at most one second's worth, so that a vendor that counts per second is not overrun.
+        burst = max(1.0, settings.requests_per_minute / 60)
+        self.limiter: AsyncLimiter = AsyncLimiter(burst, burst * 60 / settings.requests_per_minute)
+        self.slots = asyncio.Semaphore(settings.max_concurrency)
+        self._resume_at = 0.0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A slot, within the rate, after any pause.
+
+        :raises RateLimitError: if the vendor asked for a longer pause than one call waits for.
+        """
+        async with self.slots:
+            await self._after_pause()
+            await self.limiter.acquire()
+            await self._after_pause()  # one that began while the rate was waited for
+            yield
+
+    def pause(self, seconds: float | None) -> None:
+        """Let no request of this connection start for so many seconds; None: for one."""
+        self._resume_at = max(self._resume_at, self.loop.time() + (1.0 if seconds is None else seconds))
+
+    async def _after_pause(self) -> None:
+        while (left := self._resume_at - self.loop.time()) > 0:
+            if left > MAX_RETRY_AFTER:
+                problem = f"the vendor asked to wait {left:,.0f} s more before the next request"
+                raise self.settings.error(RateLimitError, problem, retry_after=left)
+            await asyncio.sleep(left)
+
+    def build(self, outgoing: Outgoing, headers: Mapping[str, str]) -> httpx.Request:
+        """The paid request as it will be sent. :raises ValueError, TypeError: for what cannot be put on the wire."""
+        body = {"params": outgoing.params, "files": outgoing.parts, "json": outgoing.json}
+        return self._fresh.build_request(
+            outgoing.method,
+            self.settings.base_url + outgoing.path,
+            headers={**headers, **outgoing.headers},
+            **{name: value for name, value in body.items() if value is not None},
+        )
+
+    async def send(self, outgoing: Outgoing, headers: Mapping[str, str]) -> Answer:
+        """One paid request, inside a :meth:`turn` the caller holds; its answer, whatever its status.
+
+        :param headers: those that prove who we are.
+        :raises NeverSentError: if certainly no connection was made.
+        :raises UnknownOutcomeError: if no whole answer came.
+        """
+        return await self._exchange(self._fresh, self.build(outgoing, headers), NeverSentError, UnknownOutcomeError)
+
+    async def ask(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """One free request, inside a :meth:`turn` the caller holds; its answer, whatever its status.
+
+        :raises PollError: if no whole answer came.
+        """
+        request = self._kept.build_request(method, self.settings.base_url + path, headers=dict(headers))
+        return await self._exchange(self._kept, request, PollError, PollError)
+
+    async def _exchange(
+        self,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        unsent: type[BgaiError],
+        unclear: type[BgaiError],
+    ) -> Answer:
+        """The answer, read to its end."""
+        import httpx
+
+        error = self.settings.error
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                answer = await _read_answer(client, request)
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.ProxyError,  # only while a tunnel is asked for
+            httpx.UnsupportedProtocol,
+        ) as failed:
+            raise error(unsent, f"no connection to {self.settings.base_url}: {type(failed).__name__}") from None
+        except (httpx.HTTPError, TimeoutError) as failed:
+            # By its type alone: its text may hold a URL, which may hold a signature.
+            problem = f"the line dropped after the request went out ({type(failed).__name__})"
+            raise error(unclear, problem) from None
+        except _TooLarge:
+            problem = f"the answer was larger than {MAX_BYTES:,} bytes"
+            raise error(unclear, problem) from None
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the clients."""
+        await self._fresh.aclose()
+        await self._kept.aclose()
+
+
+async def open_channel(settings: Settings) -> Channel:
+    """A channel for the running loop. :raises AuthenticationError: if the base URL or the proxy cannot be used."""
+    # Importing httpx and reading the certificates take long enough to stall a triggerer.
+    await asyncio.to_thread(web.tls_context)
+    try:
+        web.parse(settings.base_url)
+        return Channel(settings)
+    except web.WebError as error:
+        raise settings.wrong(f"goes to {settings.base_url}, which cannot be used: {error}") from None
+
+
+def sendable_header(name: str, value: str) -> bool:
+    """Whether HTTP takes this header; asked first, because a failure to send would look like a dropped line."""
+    return bool(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and re.fullmatch(r"[!-~]([ \t!-~]*[!-~])?", value))
+
+
+def retrying(attempts: int, again: Callable[[BaseException], bool], budget: float) -> tenacity.AsyncRetrying:
+    """Repeat a call after some errors: after Retry-After where the vendor names one, else with growing, jittered waits.
+
+    :param again: whether an error is worth another attempt.
+    :param budget: seconds; a wait that would exceed it is not begun.
+    """
+    import tenacity
+
+    backoff = tenacity.wait_exponential(multiplier=0.5, max=20) + tenacity.wait_random(0, 0.5)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = getattr(error, "retry_after", None)
+        return float(asked) if asked is not None else backoff(state)
+
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(again),
+        wait=wait,
+        stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(min(budget, MAX_RETRY_AFTER)),
+        reraise=True,
+    )
+
+
+class _TooLarge(Exception):
+    """The answer exceeds the cap."""
+
+
+async def _read_answer(client: httpx.AsyncClient, request: httpx.Request) -> Answer:
+    response = await client.send(request, stream=True)
+    try:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise _TooLarge
+        return Answer(response.status_code, dict(response.headers.items()), bytes(body))
+    finally:
+        await response.aclose()

@@ -1,0 +1,270 @@
+"""A connection, read and checked; and the form in which it is typed.
+
+The only file of the hooks that needs Airflow; it knows nothing of HTTP. What is wrong with a connection is an
+``AuthenticationError`` that names it, the field and the rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_bgai import web
+from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, UnknownOutcomeError
+
+T = TypeVar("T")
+
+MAX_MESSAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A connection, read and checked.
+
+    :param vendor: ``"picwish"``, …
+    :param label: the vendor's name in messages.
+    :param key: the API key, possibly empty.
+    :param base_url: without a trailing slash.
+    :param timeout: seconds one call may take in all.
+    :param price_per_image: None where it is not known; never taken for 0.
+    :param extra: all extras of the connection, for the vendor's own.
+    """
+
+    conn_id: str
+    vendor: str
+    label: str
+    key: str = field(repr=False)
+    base_url: str
+    requests_per_minute: float
+    max_concurrency: int
+    timeout: float
+    price_per_image: Decimal | None
+    currency: str
+    allow_private_hosts: bool
+    extra: Mapping[str, Any] = field(repr=False)
+
+    def redact(self, text: str) -> str:
+        """A text without the key, and with links without their queries."""
+        text = text.replace(self.key, "***") if self.key else text
+        return web.without_queries(text)
+
+    def error(self, cls: type[BgaiError], message: str, **details: Any) -> BgaiError:
+        """An error that names the vendor and never holds the key. ``details`` as of :class:`BgaiError`."""
+        status = details.get("status")
+        # Redacted first and cut afterwards: half a key would not be found.
+        text = f"{self.label}{f' answered {status}' if status else ''}: {self.redact(message)[:MAX_MESSAGE]}"
+        if cls is UnknownOutcomeError:
+            text += "; it may have been charged"
+        return cls(text, vendor=self.vendor, **details)
+
+    def wrong(self, problem: str) -> AuthenticationError:
+        """What is wrong with the connection; the sentence begins with its name."""
+        return AuthenticationError(f"Connection {self.conn_id!r} {self.redact(problem)}", vendor=self.vendor)
+
+
+class ConnectedHook(BaseHook):
+    """An Airflow hook that has a vendor's connection.
+
+    :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in the form.
+    :param connection: the connection, if it has been looked up already.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = "bgai_default"
+    conn_type = "bgai"
+    hook_name = "AI background"
+
+    vendor: ClassVar[str] = "bgai"
+    base_url: ClassVar[str] = "https://bgai.invalid"
+    default_requests_per_minute: ClassVar[float] = 60.0
+    default_max_concurrency: ClassVar[int] = 8
+    default_timeout: ClassVar[float] = 120.0
+    needs_key: ClassVar[bool] = True
+
+    def __init__(self, conn_id: str | None = None, *, connection: Any = None) -> None:
+        super().__init__()
+        self.conn_id = conn_id or self.default_conn_name
+        self._connection = connection
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give each vendor's class the two methods that Airflow before 3.2 asks for its connection form.
+
+        It looks into the class itself and passes over what is inherited.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, part in (("get_ui_field_behaviour", 0), ("get_connection_form_widgets", 1)):
+            setattr(cls, name, classmethod(lambda hook, part=part: connection_form(hook.conn_type)[part]))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The connection, read and checked. :raises AuthenticationError: naming the wrong field."""
+        if self._connection is None:
+            self._connection = self.get_connection(self.conn_id)
+        return read_settings(self, self._connection, self._connection.extra_dejson)
+
+    async def load_settings(self) -> Settings:
+        """As :attr:`settings`, for callers on an event loop."""
+        if "settings" not in self.__dict__:
+            from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+            if self._connection is None:
+                self._connection = await get_async_connection(self.conn_id)
+            extra = await get_async_extra_dejson(self._connection)
+            self.__dict__["settings"] = read_settings(self, self._connection, extra)
+        return self.settings
+
+    def share(self, tasks: int) -> None:
+        """Use a fraction of the connection's rate and slots, as one of so many tasks side by side."""
+        self.__dict__["settings"] = replace(
+            self.settings,
+            requests_per_minute=self.settings.requests_per_minute / tasks,
+            max_concurrency=max(1, self.settings.max_concurrency // tasks),
+        )
+
+    def cost(self, images: int) -> Decimal | None:
+        """Price of so many pictures in the connection's currency; None where the connection names no price."""
+        price = self.settings.price_per_image
+        return None if price is None else price * images
+
+    def key(self) -> str:
+        """The API key. :raises AuthenticationError: if there is none."""
+        if not self.settings.key:
+            raise self.settings.wrong("has no API key: put it into the password field")
+        return self.settings.key
+
+
+def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]) -> Settings:
+    """Read an Airflow connection: password = API key, host = another base URL, extras as in the form.
+
+    :raises AuthenticationError: naming the wrong field, its value and the rule.
+    """
+    extra = {name: value for name, value in extra.items() if value is not None}
+
+    def wrong(field: str, value: object, rule: str) -> AuthenticationError:
+        return AuthenticationError(f"Connection {hook.conn_id!r}: {field}={value!r}: {rule}", vendor=hook.vendor)
+
+    def read(name: str, default: T, convert: Callable[[Any], T], rule: str) -> T:
+        if extra.get(name, "") == "":  # how the connection form stores an empty field
+            return default
+        try:
+            return convert(extra[name])
+        except (TypeError, ValueError, ArithmeticError):
+            raise wrong(f"extra {name}", extra[name], rule) from None
+
+    base_url = _base_url(connection, hook.base_url)
+    if rule := _broken_rule(base_url):
+        shown = re.sub(r"//.*@", "//***@", str(connection.host))
+        raise wrong("host", shown, rule)
+    return Settings(
+        conn_id=hook.conn_id,
+        vendor=hook.vendor,
+        label=hook.hook_name,
+        key=(connection.password or "").strip(),
+        base_url=base_url,
+        requests_per_minute=read(
+            "requests_per_minute", hook.default_requests_per_minute, _positive, "must be a number above 0"
+        ),
+        max_concurrency=read("max_concurrency", hook.default_max_concurrency, _whole, "must be a whole number above 0"),
+        timeout=read("timeout", hook.default_timeout, _positive, "must be seconds above 0"),
+        price_per_image=read("price_per_image", None, _price, "must be an amount like 0.05"),
+        currency=str(extra.get("currency") or "USD"),
+        allow_private_hosts=read("allow_private_hosts", False, _boolean, "must be true or false"),
+        extra=extra,
+    )
+
+
+def connection_form(conn_type: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Field behaviour and WTForms widgets of a connection type, made from ``get_provider_info``.
+
+    Airflow 3.2 and later read the same table without importing hooks, so the two forms cannot drift apart.
+    """
+    from flask_babel import lazy_gettext
+    from wtforms import BooleanField, IntegerField, StringField
+    from wtforms.validators import Optional
+
+    from airflow_provider_bgai.get_provider_info import get_provider_info
+
+    (entry,) = (item for item in get_provider_info()["connection-types"] if item["connection-type"] == conn_type)
+    # Airflow passes over a hook whose form has any other kind of field, so a fraction is typed as text.
+    kinds = {"string": StringField, "integer": IntegerField, "number": StringField, "boolean": BooleanField}
+    widgets = {
+        name: kinds[field["schema"]["type"][0]](
+            lazy_gettext(field["label"]),
+            validators=[Optional()],
+            description=field["description"],
+            default=field["schema"].get("default"),
+        )
+        for name, field in entry["conn-fields"].items()
+    }
+    behaviour = {name.replace("-", "_"): value for name, value in entry["ui-field-behaviour"].items()}
+    return behaviour, widgets
+
+
+def _base_url(connection: Any, default: str) -> str:
+    host = (connection.host or "").strip()
+    if not host:
+        return default
+    if "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    scheme, _, rest = host.partition("://")
+    netloc, slash, path = rest.partition("/")
+    if connection.port and not re.search(r":\d+$", netloc):
+        netloc = f"{netloc}:{connection.port}"
+    return f"{scheme}://{netloc}{slash}{path}".rstrip("/")
+
+
+def _broken_rule(url: str) -> str | None:
+    """Which rule a base URL breaks, if any."""
+    rule = "must be a host name or an http(s) URL"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        if host and ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        return f"{rule} with a port from 1 to 65535" if "ort" in str(error) else rule
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", url) or parts.query or parts.fragment:
+        return rule
+    if port == 0:
+        return f"{rule} with a port from 1 to 65535"
+    if "@" in parts.netloc:
+        return f"{rule} without a user name; the key belongs into the password field"
+    return None
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _whole(value: Any) -> int:
+    number = _positive(value)
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _price(value: Any) -> Decimal:
+    price = Decimal(str(value))
+    if not price.is_finite() or price < 0:
+        raise ValueError
+    return price
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).strip().lower() in ("true", "1", "yes", "on"):
+        return True
+    if str(value).strip().lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError
