@@ -1,38 +1,75 @@
 """S3, through the Amazon provider's hook: read, write, list, sign, and the conditional put.
 
-The only place that talks to S3. Methods block; asynchronous callers wrap them in ``asyncio.to_thread``
-(the boto3 client is thread-safe). Endpoint, role and profile come from the AWS connection.
+The only place that talks to S3. Methods block; asynchronous callers run them in threads (the boto3 client is
+thread-safe). Endpoint, role and profile come from the AWS connection. What must stay true:
+
+* A conditional write knows its own: refused because an earlier try of it was stored and its answer lost, it has
+  succeeded. What is stored is compared byte for byte, so no two writers may ever write the same bytes.
+* There is one clock, the store's: it is read off the ``Date`` of its answers and carried on by a clock that runs on
+  in suspend. No decision compares two machines' clocks.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, SourceError, StoreError
+from airflow_provider_bgai.layout import Layout
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-# What S3 answers when a condition (If-None-Match, If-Match) does not hold. 409 is Amazon's word for
-# "another conditional write to this key was under way".
-_CONDITION_FAILED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE = 180.0
+"""Seconds for which what was paid is tried to be written, before the task fails and is retried."""
+CONTENTION = 60.0
+"""Seconds for which S3 may answer 409 ("another conditional write is under way") to one write."""
 THREADS = 32
+
+_REFUSED = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
 _NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
-# Nobody here reads these of a listing, and parsing the dates of 100,000 objects takes seconds.
-_UNREAD = re.compile(rb"<(LastModified|StorageClass|Owner|ChecksumAlgorithm|ChecksumType)>.*?</\1>", re.DOTALL)
+_OURS = {"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "ContentType", "Metadata", "IfMatch", "IfNoneMatch"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNCLEAN = {"", ".", ".."}
+
+
+def boottime() -> float:
+    """Seconds on a clock that no one sets, and that runs on while the machine is suspended where it can."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object as S3 lists it. ``size`` in bytes; ``etag`` without quotes."""
+    """One object as S3 lists it. ``size`` in bytes; ``etag`` without quotes; ``modified`` in epoch seconds."""
 
     uri: str
     size: int
     etag: str
+    modified: int = 0
+
+    @property
+    def hint(self) -> str:
+        """What a content is recognised by without reading it. A hint, never an identity.
+
+        An ETag that looks like an MD5 is one of the content, so a date that changes says nothing; any other may be of
+        parts or of a key (multipart, KMS), and then the date counts, too.
+        """
+        if re.fullmatch(r"[0-9a-f]{32}", self.etag):
+            return f"{self.etag} {self.size}"
+        return f"{self.etag} {self.size} {self.modified}"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -45,11 +82,10 @@ def split_uri(uri: str) -> tuple[str, str]:
     found = re.match(r"s3://([A-Za-z0-9._-]+)(?:/|$)", uri) if isinstance(uri, str) else None
     if found is None:
         raise InvalidRequestError(f"{uri!r}: must be an S3 URI like s3://bucket/key")
-    if any(ord(char) < 32 or ord(char) == 127 for char in uri):
+    if _CONTROL.search(uri):
         raise InvalidRequestError(f"{uri!r}: control characters are not allowed in an S3 key")
     key = uri[found.end() :]
-    segments = key.rstrip("/").split("/") if key else []
-    if any(segment in ("", ".", "..") for segment in segments):
+    if key and not _UNCLEAN.isdisjoint(key.rstrip("/").split("/")):
         raise InvalidRequestError(f"{uri!r}: empty parts, '.' and '..' are not allowed in an S3 key")
     return found[1], key
 
@@ -58,10 +94,14 @@ class Storage:
     """S3 as this package needs it.
 
     :param aws_conn_id: the Airflow connection to S3; None for boto3's own credential chain.
+    :param extra_args: what every write is given besides, as in the Amazon provider: ``ServerSideEncryption``,
+        ``SSEKMSKeyId``, ``ACL``, ``StorageClass``, … by boto3's names.
     """
 
-    def __init__(self, aws_conn_id: str | None = "aws_default") -> None:
+    def __init__(self, aws_conn_id: str | None = "aws_default", extra_args: Mapping[str, Any] | None = None) -> None:
         self.aws_conn_id = aws_conn_id
+        self.extra_args = dict(extra_args or {})
+        self._ahead: float | None = None
 
     @cached_property
     def hook(self) -> S3Hook:
@@ -77,8 +117,75 @@ class Storage:
     def client(self) -> Any:
         """The boto3 client. Looks the connection up, so touch it once before an event loop starts."""
         client = self.hook.get_conn()
-        client.meta.events.register("before-parse.s3.ListObjectsV2", _trim_listing, unique_id="bgai-trim-listing")
+        # Under this name it comes before botocore's own look at each answer, which parses it as a whole.
+        client.meta.events.register("before-parse.*.ListObjectsV2", _read_listing, unique_id="bgai-read-listing")
+        client.meta.events.register("after-call.s3", self._read_clock)
+        known = client.meta.service_model.operation_model("PutObject").input_shape.members
+        for name in self.extra_args:
+            if name not in known:
+                raise InvalidRequestError(f"extra_args[{name!r}]: S3's PutObject has no such argument")
+            if name in _OURS:
+                raise InvalidRequestError(f"extra_args[{name!r}]: is set for each object by whoever writes it")
         return client
+
+    # --- the store's clock
+
+    def now(self) -> float:
+        """Epoch seconds on the store's clock. Asks S3 once, if nothing was asked before."""
+        if self._ahead is None:
+            self._ask_the_time()
+        assert self._ahead is not None
+        return boottime() + self._ahead
+
+    def _ask_the_time(self) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.head_bucket(Bucket="bgai-what-time-is-it")
+        except ClientError as error:
+            log.debug("S3 was asked for the time: %s", _code(error))  # any answer has a date
+        if self._ahead is None:
+            raise SourceError("S3 answers without a Date, so nobody can tell whose time holds")
+
+    def _read_clock(self, parsed: Mapping[str, Any], **_: Any) -> None:
+        from email.utils import parsedate_to_datetime
+
+        date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if not date:
+            return
+        try:
+            ahead = parsedate_to_datetime(date).timestamp() - boottime()
+        except ValueError:
+            return
+        # A date is cut off to seconds: of several answers the latest reading is the best, unless a clock was set.
+        known = self._ahead
+        self._ahead = ahead if known is None or abs(ahead - known) > 2 else max(ahead, known)
+
+    # --- patience
+
+    def insist(self, write: Callable[[], T], what: str) -> T:
+        """Do something that must be stored because it was paid for: again and again, for :data:`PATIENCE` seconds.
+
+        :param what: what is stored, and what is known of it, for the error.
+        :raises StoreError: if S3 refuses it for so long. The task is retried then, and collects.
+        """
+        import tenacity
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            log.warning("S3 does not take %s: %s. Trying again (%d)", what, error, state.attempt_number)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(store_errors()),
+            wait=tenacity.wait_random_exponential(multiplier=0.3, max=15),
+            stop=tenacity.stop_after_delay(PATIENCE),
+            before_sleep=tell,
+            reraise=True,
+        )
+        try:
+            return retrying(write)
+        except store_errors() as error:
+            raise StoreError(f"S3 refuses {what}: {error}") from error
 
     @cached_property
     def _signer(self) -> Any:
@@ -94,40 +201,42 @@ class Storage:
     def read_versioned(self, uri: str) -> tuple[bytes, str]:
         """The whole object and its ETag. :raises FileNotFoundError: if there is none."""
         bucket, key = split_uri(uri)
-        from botocore.exceptions import ClientError
-
-        try:
-            answer = self.client.get_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _NOT_FOUND:
-                raise FileNotFoundError(f"{uri}: no such object") from None
-            raise
+        answer = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key))
         return answer["Body"].read(), answer["ETag"]
+
+    def load(self, uri: str) -> tuple[bytes, S3Object]:
+        """The whole object, and how it would be listed. :raises FileNotFoundError: if there is none."""
+        bucket, key = split_uri(uri)
+        answer = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key))
+        body: bytes = answer["Body"].read()
+        return body, _described(uri, answer)
 
     def download(self, uri: str, file: IO[bytes]) -> None:
         """Write an object to a file, streaming. :raises FileNotFoundError: if there is none."""
+        from boto3.s3.transfer import TransferConfig
+
         bucket, key = split_uri(uri)
+        # With threads, parts of a large file wait in memory for each other, a hundred megabytes and more.
+        config = TransferConfig(use_threads=False)
+        self._found(uri, lambda: self.client.download_fileobj(bucket, key, file, Config=config))
+
+    def head(self, uri: str) -> S3Object | None:
+        """How an object would be listed, or None if there is none."""
+        bucket, key = split_uri(uri)
+        try:
+            return _described(uri, self._found(uri, lambda: self.client.head_object(Bucket=bucket, Key=key)))
+        except FileNotFoundError:
+            return None
+
+    def _found(self, uri: str, ask: Callable[[], Any]) -> Any:
         from botocore.exceptions import ClientError
 
         try:
-            self.client.download_fileobj(bucket, key, file)
+            return ask()
         except ClientError as error:
             if _code(error) in _NOT_FOUND:
                 raise FileNotFoundError(f"{uri}: no such object") from None
             raise
-
-    def head(self, uri: str) -> S3Object | None:
-        """Size and ETag of an object, or None if there is none."""
-        bucket, key = split_uri(uri)
-        from botocore.exceptions import ClientError
-
-        try:
-            answer = self.client.head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _NOT_FOUND:
-                return None
-            raise
-        return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'))
 
     def put(
         self,
@@ -144,11 +253,16 @@ class Storage:
         """
         bucket, key = split_uri(uri)
         self.client.put_object(
-            Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=dict(metadata or {})
+            Bucket=bucket,
+            Key=key,
+            Body=body,
+            ContentType=content_type,
+            Metadata=dict(metadata or {}),
+            **self.extra_args,
         )
 
     def create(self, uri: str, body: bytes, *, content_type: str = "application/json") -> str | None:
-        """Write an object only if there is none (``If-None-Match: *``). Its ETag, or None if there is one."""
+        """Write an object only if there is none (``If-None-Match: *``). Its ETag, or None if there is another one."""
         return self._put_if(uri, body, content_type, IfNoneMatch="*")
 
     def replace(self, uri: str, body: bytes, etag: str, *, content_type: str = "application/json") -> str | None:
@@ -157,26 +271,52 @@ class Storage:
 
     def _put_if(self, uri: str, body: bytes, content_type: str, **condition: str) -> str | None:
         bucket, key = split_uri(uri)
+        import tenacity
         from botocore.exceptions import ClientError
 
+        put = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, ClientError) and _code(error) in _CONFLICT
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=2),
+            stop=tenacity.stop_after_delay(CONTENTION),
+            reraise=True,
+        ).wraps(self.client.put_object)
+        more = {**self.extra_args, **condition}
         try:
-            answer = self.client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type, **condition)
+            answer = put(Bucket=bucket, Key=key, Body=body, ContentType=content_type, **more)
         except ClientError as error:
-            if _code(error) in _CONDITION_FAILED:
-                return None
-            raise
-        return answer["ETag"]
+            if _code(error) not in _REFUSED | _NOT_FOUND:
+                raise
+        else:
+            return str(answer["ETag"])
+        try:
+            found, etag = self.read_versioned(uri)
+        except FileNotFoundError:
+            return None
+        return etag if found == body else None
 
     def delete(self, uri: str) -> None:
         """Remove an object; no error if there is none."""
         bucket, key = split_uri(uri)
         self.client.delete_object(Bucket=bucket, Key=key)
 
+    def delete_all(self, uris: Iterable[str]) -> None:
+        """Remove any number of objects of one bucket, a thousand a request; no error for those that are not there."""
+        rest = iter(uris)
+        while batch := [split_uri(uri) for uri in islice(rest, 1000)]:
+            objects = {"Objects": [{"Key": key} for _, key in batch], "Quiet": True}
+            answer = self.client.delete_objects(Bucket=batch[0][0], Delete=objects)
+            for problem in answer.get("Errors", ()):
+                log.warning("%s could not be deleted: %s", problem.get("Key"), problem.get("Message"))
+
     def copy(self, source: str, target: str) -> None:
         """Copy an object within S3, with its content type and metadata."""
         source_bucket, source_key = split_uri(source)
         bucket, key = split_uri(target)
-        self.client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key})
+        known = self.client.meta.service_model.operation_model("CopyObject").input_shape.members
+        more = {name: value for name, value in self.extra_args.items() if name in known}
+        self.client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key}, **more)
 
     def list(self, prefix: str) -> Iterator[S3Object]:
         """All objects whose URI starts with ``prefix``."""
@@ -184,7 +324,8 @@ class Storage:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         for page in pages:
             for item in page.get("Contents", ()):
-                yield S3Object(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+                modified = int(datetime.fromisoformat(item["LastModified"]).timestamp())
+                yield S3Object(f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["ETag"].strip('"'), modified)
 
     def presign(self, uri: str, *, seconds: int = 3600) -> str:
         """A link that lets anyone who has it read the object for so many seconds."""
@@ -194,8 +335,92 @@ class Storage:
         )
 
 
-def _trim_listing(response_dict: dict[str, Any], **_: Any) -> None:
-    response_dict["body"] = _UNREAD.sub(b"", response_dict["body"])
+def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What S3 and the way to it raise, and others, to be caught together."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (*others, Boto3Error, BotoCoreError, ClientError)
+
+
+def check_store(storage: Storage, layout: Layout) -> None:
+    """Try whether the store can do what paying once needs, before anything is spent; write down what was found.
+
+    Tried: the rights to put, get, list and delete below every prefix; to create twice (the second must fail) and to
+    replace with a wrong ETag (must fail) and with the right one.
+
+    :raises AuthenticationError: in words, if it cannot: nothing may be bought with such a store.
+    """
+    import json
+    import uuid
+    from concurrent.futures import ThreadPoolExecutor
+
+    probes = [f"{probe}-{uuid.uuid4().hex}" for probe in layout.probes()]
+    with ThreadPoolExecutor(len(probes), "bgai-rights") as pool:
+        list(pool.map(lambda uri: _check_rights(storage, uri, layout.root), probes))
+    problem = _condition_problem(storage, f"{probes[0]}-again")
+    if problem is not None:
+        raise AuthenticationError(
+            f"{layout.root}: {problem}. With such a store pictures would be paid twice. Use one that honours "
+            "If-None-Match and If-Match, as Amazon S3 does, and SeaweedFS, MinIO, Ceph and Cloudflare R2 of today"
+        )
+    found = {"conditions": True, "at": storage.now(), "ahead_of_this_machine": round(storage.now() - time.time(), 1)}
+    storage.put(layout.store, json.dumps(found).encode(), content_type="application/json")
+    if abs(found["ahead_of_this_machine"]) > 60:
+        log.warning("This machine's clock and the store's are %.0f s apart", found["ahead_of_this_machine"])
+
+
+def _check_rights(storage: Storage, uri: str, root: str) -> None:
+    try:
+        storage.put(uri, b"")
+        storage.read(uri)
+        any(storage.list(uri))
+        storage.delete(uri)
+    except store_errors(FileNotFoundError) as error:
+        raise AuthenticationError(
+            f"{uri}: the store cannot be used: {error}. Connection {storage.aws_conn_id!r} needs the rights to put, "
+            f"get, list and delete everything below {root}/"
+        ) from error
+
+
+def _condition_problem(storage: Storage, uri: str) -> str | None:
+    """What is wrong with the store's conditional writes, tried at a URI where there is nothing; None if nothing is."""
+    try:
+        storage.create(uri, b"first")
+        if storage.create(uri, b"second") is not None or storage.read(uri) != b"first":
+            problem = "the store overwrites what If-None-Match protects"
+        elif storage.replace(uri, b"second", '"00000000000000000000000000000000"') is not None:
+            problem = "the store overwrites what If-Match protects"
+        elif storage.replace(uri, b"third", storage.read_versioned(uri)[1]) is None or storage.read(uri) != b"third":
+            problem = "the store takes no If-Match with the ETag it gave"
+        else:
+            problem = None
+        storage.delete(uri)
+    except store_errors(FileNotFoundError) as error:
+        return f"the store takes no conditional write: {error}"
+    return problem
+
+
+def _described(uri: str, answer: Mapping[str, Any]) -> S3Object:
+    return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'), int(answer["LastModified"].timestamp()))
+
+
+def _read_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Read a listing's objects as plain texts: botocore's own parser takes ten times as long for 100,000 of them."""
+    from xml.etree import ElementTree
+
+    if response_dict["status_code"] != 200:
+        return
+    listing = ElementTree.fromstring(response_dict["body"])
+    if not listing.tag.endswith("ListBucketResult"):
+        return  # an error, in an answer that says 200
+    objects = [item for item in listing if item.tag.endswith("Contents")]
+    customized_response_dict["Contents"] = [
+        {part.tag.rpartition("}")[2]: part.text or "" for part in item} for item in objects
+    ]
+    for item in objects:
+        listing.remove(item)
+    response_dict["body"] = ElementTree.tostring(listing)
 
 
 def _code(error: Any) -> str:

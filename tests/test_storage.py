@@ -1,21 +1,35 @@
+"""S3 as it is: conditional writes that know their own, one clock, names that are clean, hints that agree."""
+
 from __future__ import annotations
 
 import io
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.storage import split_uri
+from airflow_provider_bgai import storage as module
+from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, StoreError
+from airflow_provider_bgai.layout import Layout
+from airflow_provider_bgai.storage import Storage, check_store, split_uri
 
 
 @pytest.fixture
 def folder(s3, request) -> str:
     """A prefix of the test's own."""
-    return f"s3://{s3.bucket}/{request.node.originalname}"
+    return f"s3://{s3.bucket}/{re.sub(r'[^a-z0-9_]+', '-', request.node.name)}"
+
+
+@pytest.fixture
+def through_bad(bad) -> Storage:
+    storage = Storage()
+    assert storage.client is not None
+    return storage
 
 
 @pytest.mark.parametrize(
@@ -156,19 +170,34 @@ def test_a_missing_object_is_named(storage, folder):
         storage.read(f"{folder}/none")
 
 
-def test_the_head_tells_size_and_the_etag_of_the_listing(storage, folder):
-    storage.put(f"{folder}/a", b"12345")
+@pytest.mark.parametrize("multipart", [False, True])
+def test_list_head_and_load_give_one_object_one_hint(storage, s3, folder, multipart):
+    """A plan lists or heads what a shard has read: were the hints two, every night would look new."""
+    body, uri, key = b"12345" * 2_000_000, f"{folder}/a b ü.png", f"{folder.rpartition('/')[2]}/a b ü.png"
+    if multipart:
+        s3.client().upload_fileobj(io.BytesIO(body), s3.bucket, key)
+    else:
+        storage.put(uri, body)
     (listed,) = storage.list(f"{folder}/")
-    assert storage.head(f"{folder}/a") == listed
-    assert (listed.uri, listed.size) == (f"{folder}/a", 5)
+    read, loaded = storage.load(uri)
+    assert read == body
+    assert listed == storage.head(uri) == loaded
+    assert (listed.uri, listed.size, "-" in listed.etag) == (uri, len(body), multipart)
     assert not listed.etag.startswith('"')
+    assert abs(listed.modified - storage.now()) < 60
+    storage.put(uri, body[::-1])
+    assert storage.head(uri).hint != listed.hint
 
 
-def test_a_listing_goes_beyond_its_first_thousand(storage, folder):
+def test_listing_and_deleting_go_beyond_the_first_thousand(storage, folder):
     names = [f"{folder}/{number:05}" for number in range(1100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda uri: storage.put(uri, b"1"), names))
+    storage.put(f"{folder}-beside", b"1")
     assert [item.uri for item in storage.list(f"{folder}/")] == names
+    storage.delete_all(iter([*names, f"{folder}/never-there"]))
+    assert list(storage.list(f"{folder}/")) == []
+    assert storage.head(f"{folder}-beside") is not None
 
 
 def test_a_listing_ends_where_its_prefix_ends(storage, folder):
@@ -195,3 +224,151 @@ def test_a_presigned_link_opens_nothing_else(storage, folder):
     link = storage.presign(f"{folder}/a")
     assert httpx.get(link.replace("/a?", "/b?"), trust_env=False).status_code == 403
     assert httpx.get(link.partition("?")[0], trust_env=False).status_code == 403
+
+
+# --- on a bad S3
+
+
+@pytest.mark.parametrize("fault", ["lost_answer", "stored_500"])
+def test_a_conditional_write_that_was_stored_and_not_answered_knows_its_own(bad, through_bad, folder, fault):
+    uri = f"{folder}/claim"
+    bad.fault(fault, methods="PUT", times=2)
+    created = through_bad.create(uri, b"mine")
+    bad.fault(fault, methods="PUT", times=2)
+    replaced = through_bad.replace(uri, b"mine, changed", str(created))
+    assert created is not None
+    assert through_bad.read_versioned(uri) == (b"mine, changed", replaced)
+
+
+@pytest.mark.parametrize("fault", ["lost_answer", "stored_500"])
+def test_no_lost_answer_makes_another_s_write_one_s_own(bad, storage, through_bad, folder, fault):
+    uri = f"{folder}/claim"
+    etag = storage.create(uri, b"another's")
+    bad.fault(fault, methods="PUT", times=2)
+    assert through_bad.create(uri, b"mine") is None
+    bad.fault(fault, methods="PUT", times=2)
+    assert storage.replace(uri, b"another's, changed", etag) is not None
+    assert through_bad.replace(uri, b"mine", etag) is None
+    assert storage.read(uri) == b"another's, changed"
+
+
+def test_409_is_tried_again_and_raised_when_it_does_not_end(bad, through_bad, folder, monkeypatch):
+    bad.fault("409", times=3)
+    assert through_bad.create(f"{folder}/claim", b"mine") is not None
+    monkeypatch.setattr(module, "CONTENTION", 0.3)
+    never = bad.fault("409")
+    with pytest.raises(ClientError, match="ConditionalRequestConflict"):
+        through_bad.create(f"{folder}/other", b"mine")
+    assert never.hits > 2
+
+
+def test_404_on_a_conditional_write_is_no_leave_and_no_bucket_is_an_error(bad, through_bad, folder):
+    bad.fault("404", methods="PUT", times=1)
+    assert through_bad.create(f"{folder}/claim", b"mine") is None
+    bad.lift()
+    bad.fault("no_bucket")
+    for ask in (lambda: through_bad.create(f"{folder}/claim", b"mine"), lambda: through_bad.read(f"{folder}/claim")):
+        with pytest.raises(ClientError, match="NoSuchBucket"):
+            ask()
+
+
+def test_if_match_that_never_holds_replaces_nothing(bad, storage, through_bad, folder):
+    etag = through_bad.create(f"{folder}/claim", b"mine")
+    bad.fault("if_match_never")
+    assert through_bad.replace(f"{folder}/claim", b"changed", str(etag)) is None
+    assert storage.read(f"{folder}/claim") == b"mine"
+
+
+def test_what_must_be_stored_is_tried_until_it_is_or_fails_saying_what(bad, through_bad, folder, monkeypatch):
+    bad.fault("403", methods="PUT", times=2)
+    through_bad.insist(lambda: through_bad.put(f"{folder}/a", b"1"), "a picture")
+    assert through_bad.read(f"{folder}/a") == b"1"
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    refused = bad.fault("403", methods="PUT")
+    with pytest.raises(StoreError, match="S3 refuses the answer of task 7: .*AccessDenied") as error:
+        through_bad.insist(lambda: through_bad.put(f"{folder}/a", b"2"), "the answer of task 7")
+    assert (error.value.paid, refused.hits > 1) == ("yes", True)
+
+
+@pytest.mark.parametrize("by", [3600.0, -3600.0])
+def test_there_is_one_clock_the_store_s(bad, storage, folder, by):
+    bad.fault("clock", by=by)
+    for there in (True, False):  # read off any answer, an error's too
+        asked = Storage()
+        assert asked.client is not None
+        if there:
+            asked.put(f"{folder}/a", b"1")
+        assert abs(asked.now() - storage.now() - by) < 5
+
+
+def test_a_store_whose_clock_is_set_is_believed(bad, storage, through_bad, folder):
+    through_bad.put(f"{folder}/a", b"1")
+    bad.fault("clock", by=-600.0)
+    through_bad.put(f"{folder}/a", b"1")
+    assert abs(through_bad.now() - storage.now() + 600) < 5
+
+
+def test_every_write_is_given_the_extra_arguments(s3, storage, folder):
+    encrypted = Storage(extra_args={"ServerSideEncryption": "AES256", "CacheControl": "max-age=60"})
+    etag = encrypted.create(f"{folder}/created", b"1")
+    encrypted.put(f"{folder}/put", b"1")
+    encrypted.create(f"{folder}/replaced", b"1")
+    assert encrypted.replace(f"{folder}/replaced", b"2", encrypted.read_versioned(f"{folder}/replaced")[1])
+    encrypted.copy(f"{folder}/put", f"{folder}/copied")
+    assert etag is not None
+    for name in ("created", "put", "replaced", "copied"):
+        head = s3.client().head_object(Bucket=s3.bucket, Key=f"{folder.rpartition('/')[2]}/{name}")
+        assert head["ServerSideEncryption"] == "AES256", name
+        assert head["CacheControl"] == "max-age=60", name
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("Encryption", "has no such argument"), ("Key", "is set for each object"), ("IfMatch", "is set")]
+)
+def test_an_extra_argument_that_s3_does_not_know_or_we_set_is_refused(s3, name, rule):
+    with pytest.raises(InvalidRequestError, match=rf"extra_args\['{name}'\]: .*{rule}"):
+        _ = Storage(extra_args={name: "x"}).client
+
+
+# --- what paying once needs
+
+
+def test_a_good_store_is_found_good_and_nothing_is_left_of_the_trial(storage, folder):
+    check_store(storage, Layout(folder))
+    assert [item.uri for item in storage.list(f"{folder}/")] == [f"{folder}/_bgai/store.json"]
+    found = json.loads(storage.read(f"{folder}/_bgai/store.json"))
+    assert (found["conditions"], abs(found["at"] - storage.now()) < 60) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"name": "no_conditions"}, "overwrites what If-None-Match protects"),
+        ({"name": "conditions_501"}, "takes no conditional write: .*NotImplemented"),
+        ({"name": "if_match_never"}, "takes no If-Match with the ETag it gave"),
+    ],
+)
+def test_a_store_without_conditions_is_refused_and_told_what_to_use(bad, through_bad, folder, fault, words):
+    bad.fault(**fault)
+    with pytest.raises(AuthenticationError, match=f"{words}.*paid twice.*If-None-Match and If-Match, as Amazon S3"):
+        check_store(through_bad, Layout(folder))
+
+
+def test_a_store_that_honours_only_one_of_the_conditions_is_refused(bad, through_bad, folder, monkeypatch):
+    put = through_bad.client.put_object
+    monkeypatch.setattr(through_bad.client, "put_object", lambda IfMatch=None, **more: put(**more))
+    with pytest.raises(AuthenticationError, match="overwrites what If-Match protects"):
+        check_store(through_bad, Layout(folder))
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "LIST", "DELETE"])
+@pytest.mark.parametrize("place", ["_bgai/incoming/", "_bgai/budget/", "_bgai/books/", "bgai-store-probe"])
+def test_a_right_that_is_missing_for_one_prefix_is_named(bad, through_bad, folder, method, place):
+    bad.fault("403", methods=method, key=f"/{place}")
+    with pytest.raises(AuthenticationError, match=f"{place}.*cannot be used: .*'aws_default' needs the rights to put"):
+        check_store(through_bad, Layout(folder))
+
+
+def test_two_who_try_the_store_at_once_do_not_disturb_each_other(storage, folder):
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: check_store(storage, Layout(folder)), range(12)))

@@ -1,0 +1,256 @@
+"""Every name below ``_bgai/``, from name to URI and back. Nobody else spells one.
+
+::
+
+    <destination>/_bgai/calls/<fingerprint>.<n>                  the record of one paid call
+    <destination>/_bgai/open/<fingerprint>.<n>.<call_id>         its marker, until it is in the books
+    <destination>/_bgai/incoming/<call_id>                       the body of its one answer, as it came
+    <destination>/_bgai/pictures/<fingerprint>.<n>-<i>of<k>-<sha>.<ext>    landed; quarantine/ and finished/ likewise
+    <destination>/_bgai/books/<month>/<run>-<id>.jsonl           calls that have ended, a line each
+    <destination>/_bgai/decisions/<fingerprint>.<n>              what a person decided about a call
+    <destination>/_bgai/budget/…                                 accounts and holders' records
+    <destination>/_bgai/stopped/<connection>                     a connection that was paid and gave nothing
+    <destination>/_bgai/runs/<run>/…                             plan, shards, results, outcomes, report
+    <destination>/_bgai/published/…, state.jsonl.gz, store.json, staged/
+
+Records hold these names relative to the destination, so that a catalogue that is copied with its ledger works on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from airflow_provider_bgai.exceptions import InvalidRequestError
+
+FOLDER = "_bgai"
+MAX_SEGMENT = 255
+"""Bytes of one part of a key: what file systems behind S3 servers take."""
+
+_RUN = re.compile(r"(.+)/_bgai/runs/([^/]+)/(.+)")
+_CALL = re.compile(r"([0-9a-f]{64})\.(\d{3,})")
+_MARKER = re.compile(r"([0-9a-f]{64})\.(\d{3,})\.([0-9a-f]{32})")
+_PICTURE = re.compile(r"([0-9a-f]{64})\.(\d{3,})-(\d+)of(\d+)-([0-9a-f]{16})\.([a-z0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What the name of a marker says."""
+
+    fingerprint: str
+    number: int
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PictureName:
+    """What the name of a landed picture says: the ``index``-th (from 1) of ``count`` of a call."""
+
+    fingerprint: str
+    number: int
+    index: int
+    count: int
+
+
+class Layout:
+    """The names below one destination (or ledger, or wallet).
+
+    :param root: ``s3://bucket/prefix``.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self.folder = f"{self.root}/{FOLDER}"
+
+    # --- relative names, as records hold them
+
+    def relative(self, uri: str) -> str:
+        """A URI below the destination as records hold it; any other one as it is."""
+        return uri.removeprefix(f"{self.root}/")
+
+    def absolute(self, name: str) -> str:
+        """The URI of a name that a record holds."""
+        return name if name.startswith("s3://") else f"{self.root}/{name}"
+
+    # --- calls
+
+    def call(self, fingerprint: str, number: int) -> str:
+        return f"{self.folder}/calls/{fingerprint}.{number:03}"
+
+    def calls(self, start: str = "") -> str:
+        """Prefix of the records of all calls, or of those whose fingerprint starts so."""
+        return f"{self.folder}/calls/{start}"
+
+    def marker(self, fingerprint: str, number: int, call_id: str) -> str:
+        return f"{self.folder}/open/{fingerprint}.{number:03}.{call_id}"
+
+    @property
+    def open(self) -> str:
+        """Prefix of all markers."""
+        return f"{self.folder}/open/"
+
+    def incoming(self, call_id: str) -> str:
+        return f"{self.folder}/incoming/{call_id}"
+
+    def picture(self, name: PictureName, sha256: str, extension: str, *, quarantined: bool = False) -> str:
+        folder = "quarantine" if quarantined else "pictures"
+        place = f"{name.fingerprint}.{name.number:03}-{name.index}of{name.count}"
+        return f"{self.folder}/{folder}/{place}-{sha256[:16]}.{extension}"
+
+    def pictures(self, start: str = "") -> str:
+        """Prefix of all landed pictures, or of those whose fingerprint starts so."""
+        return f"{self.folder}/pictures/{start}"
+
+    def finished(self, picture: PictureName, version: str, rendition: str, extension: str) -> str:
+        """A file made of a landed picture, to be published."""
+        place = f"{picture.fingerprint}.{picture.number:03}-{picture.index}of{picture.count}"
+        return f"{self.folder}/finished/{place}-{version}/{rendition or 'picture'}.{extension}"
+
+    def is_picture(self, uri: str) -> bool:
+        """Whether a URI is that of a file which may be published."""
+        return uri.startswith((self.pictures(), f"{self.folder}/finished/"))
+
+    def decision(self, fingerprint: str, number: int) -> str:
+        return f"{self.folder}/decisions/{fingerprint}.{number:03}"
+
+    def stopped(self, conn_id: str) -> str:
+        return f"{self.folder}/stopped/{segment(conn_id)}"
+
+    # --- books, budget, store
+
+    def books_file(self, month: str, run: str, file_id: str) -> str:
+        """:param month: ``2026-11``."""
+        return f"{self.folder}/books/{month}/{segment(run, 200)}-{file_id}.jsonl"
+
+    def books(self, month: str | None = None) -> str:
+        """Prefix of the books of a month (``2026-11``), or of all."""
+        return f"{self.folder}/books/" + (f"{month}/" if month else "")
+
+    def budget(self, name: str) -> str:
+        return f"{self.folder}/budget/{name}"
+
+    @property
+    def store(self) -> str:
+        """What the store was found able to do."""
+        return f"{self.folder}/store.json"
+
+    @property
+    def staged(self) -> str:
+        """Prefix of pictures put there for vendors that take links only."""
+        return f"{self.folder}/staged"
+
+    # --- what is published
+
+    @property
+    def state(self) -> str:
+        """What every SKU's published picture was made from."""
+        return f"{self.folder}/state.jsonl.gz"
+
+    @property
+    def current(self) -> str:
+        """Which mapping holds."""
+        return f"{self.folder}/published/current"
+
+    def mapping(self, run: str) -> str:
+        """What a run published: for every key, the picture it shows."""
+        return f"{self.folder}/published/{run}.jsonl"
+
+    def touched(self, run: str, file_id: str) -> str:
+        """The keys that a publisher set out to change."""
+        return f"{self.folder}/published/{run}.{file_id}.touched"
+
+    # --- runs
+
+    def run(self, run: str) -> Run:
+        return Run(self, run)
+
+    def probes(self) -> list[str]:
+        """One name below every prefix that is written to, for trying the rights."""
+        folders = (
+            "calls open incoming pictures quarantine finished decisions stopped books budget runs published staged"
+        )
+        return [f"{self.folder}/{name}/store-probe" for name in folders.split()] + [f"{self.root}/bgai-store-probe"]
+
+
+class Run:
+    """The names of one run's files.
+
+    :param name: from :func:`run_name`.
+    """
+
+    def __init__(self, layout: Layout, name: str) -> None:
+        self.layout, self.name = layout, name
+        self.folder = f"{layout.folder}/runs/{name}"
+        self.plan = f"{self.folder}/plan.json"
+        self.shards = f"{self.folder}/shards"
+        self.planned = f"{self.folder}/planned"
+        self.results = f"{self.folder}/results"
+        self.outcomes = f"{self.folder}/outcomes.jsonl"
+        self.report = f"{self.folder}/report.html"
+
+    def results_of(self, shard: str) -> str:
+        """Where the results of a shard (a URI) are."""
+        return f"{self.results}/{shard.rpartition('/')[2]}"
+
+
+def run_of(uri: str) -> Run:
+    """The run that a file (its plan, a shard) belongs to. :raises InvalidRequestError: if it is none of a run's."""
+    match = _RUN.fullmatch(uri)
+    if match is None:
+        raise InvalidRequestError(f"{uri!r}: must be the URI of a run's plan or shard, below _bgai/runs/")
+    return Layout(match[1]).run(match[2])
+
+
+def root_of(record_uri: str) -> str:
+    """The destination that a record's URI belongs to. :raises InvalidRequestError: if it is none."""
+    root, mark, _ = record_uri.rpartition(f"/{FOLDER}/")
+    if not mark:
+        raise InvalidRequestError(f"{record_uri!r}: is no record below _bgai/")
+    return root
+
+
+def call_of(uri: str) -> tuple[str, int] | None:
+    """Fingerprint and number in the URI of a call's record; None for anything else."""
+    match = _CALL.fullmatch(uri.rpartition("/")[2])
+    return (match[1], int(match[2])) if match else None
+
+
+def marker_of(uri: str) -> Marker | None:
+    """What the URI of a marker says; None for anything else."""
+    match = _MARKER.fullmatch(uri.rpartition("/")[2])
+    return Marker(match[1], int(match[2]), match[3]) if match else None
+
+
+def picture_of(uri: str) -> PictureName | None:
+    """What the URI of a landed picture says; None for anything else."""
+    match = _PICTURE.fullmatch(uri.rpartition("/")[2])
+    return PictureName(match[1], int(match[2]), int(match[3]), int(match[4])) if match else None
+
+
+def run_name(*parts: str) -> str:
+    """A run's name in S3 out of DAG, planning task (with its task group) and run ID: different for different parts.
+
+    What does not belong into a key is written as ``=`` and two hexadecimal digits a byte, so that run IDs that differ
+    in ``+ : ~`` only stay two.
+    """
+    return segment("+".join(escape(part) for part in parts), 200)
+
+
+def escape(text: str) -> str:
+    """Text as part of a key: letters, digits and ``_ . -`` as they are, all else as ``=XX``. Injective."""
+    return re.sub(r"[^A-Za-z0-9_.-]", lambda char: "".join(f"={byte:02X}" for byte in char[0].encode()), text)
+
+
+def segment(name: str, limit: int = MAX_SEGMENT) -> str:
+    """A name that fits into one part of a key; a longer one is cut and told apart by its hash."""
+    if not re.fullmatch(r"[A-Za-z0-9_.=+-]+", name):
+        name = escape(name)
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def long_segment(key: str) -> str | None:
+    """The first part of a key that is longer than :data:`MAX_SEGMENT` bytes; None if there is none."""
+    return next((part for part in key.split("/") if len(part.encode("utf-8", "surrogatepass")) > MAX_SEGMENT), None)

@@ -1,0 +1,104 @@
+"""JSON lines in S3: streamed in, streamed out, numbered files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from airflow_provider_bgai.storage import Storage
+
+M = TypeVar("M", bound=BaseModel)
+
+NDJSON = "application/x-ndjson"
+WRITERS = 10
+"""Files on their way to S3 at most, besides those the pool is at work on."""
+
+
+class LineError(ValueError):
+    """A line of a file is not the record it should be. Names file and line."""
+
+
+def dump_lines(records: Iterable[BaseModel]) -> bytes:
+    """Records as JSON lines."""
+    return b"".join(record.model_dump_json().encode() + b"\n" for record in records)
+
+
+def parse_lines(kind: type[M], lines: Iterable[bytes], uri: str = "") -> Iterator[M]:
+    """Records of JSON lines; blank lines are passed over. :raises LineError: for a line that is no such record."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise LineError(f"{uri}, line {number}: is no {kind.__name__}: {error}") from None
+
+
+def stream_lines(storage: Storage, uri: str, kind: type[M]) -> Iterator[M]:
+    """The records of a file of JSON lines, in flat memory.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises LineError: naming the file and the line that is no such record.
+    """
+    with tempfile.TemporaryFile() as file:
+        storage.download(uri, file)
+        file.seek(0)
+        yield from parse_lines(kind, file, uri)
+
+
+def write_lines(storage: Storage, uri: str, lines: Iterable[str]) -> None:
+    """Write lines, given without line breaks, in one request."""
+    with tempfile.TemporaryFile() as file:
+        file.writelines(line.encode() + b"\n" for line in lines)
+        file.seek(0)
+        storage.put(uri, file, content_type=NDJSON)
+
+
+class LineFiles:
+    """Lines in files ``0000.jsonl``, ``0001.jsonl``, … of a folder, written as they come.
+
+    :param folder: ``s3://bucket/prefix``.
+    :param size: lines in a file.
+    :param pool: writes the files while further lines come; None: :meth:`add` writes them.
+    """
+
+    def __init__(self, storage: Storage, folder: str, size: int, pool: ThreadPoolExecutor | None = None) -> None:
+        self.storage = storage
+        self.folder = folder
+        self.size = size
+        self.pool = pool
+        self.uris: list[str] = []
+        self.lines: list[str] = []
+        self.pending: list[Any] = []
+
+    def add(self, line: str) -> None:
+        """Add a line, given without its line break."""
+        self.lines.append(line)
+        if len(self.lines) >= self.size:
+            self._flush()
+
+    def close(self) -> list[str]:
+        """Write what is left; empty files that an earlier try of this run has left beyond; the URIs."""
+        if self.lines:
+            self._flush()
+        for future in self.pending:
+            future.result()
+        for item in list(self.storage.list(f"{self.folder}/")):
+            if item.uri not in self.uris and item.size:
+                self.storage.put(item.uri, b"", content_type=NDJSON)
+        return self.uris
+
+    def _flush(self) -> None:
+        uri = f"{self.folder}/{len(self.uris):04}.jsonl"
+        body = "\n".join([*self.lines, ""]).encode()
+        self.uris.append(uri)
+        self.lines.clear()
+        if self.pool is None:
+            self.storage.put(uri, body, content_type=NDJSON)
+            return
+        self.pending.append(self.pool.submit(self.storage.put, uri, body, content_type=NDJSON))
+        if len(self.pending) > 2 * WRITERS:
+            self.pending.pop(0).result()
