@@ -1,9 +1,11 @@
-"""Caps that no race, no retry and no kill exceeds, and that lose nothing for good."""
+"""Caps that no race, no twin, no kill and no failing S3 exceeds, and that lose nothing for good."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pydantic import ValidationError
 
-from airflow_provider_bgai.catalogue.budget import Budget, Caps
+from airflow_provider_bgai.buying import budget as budget_module
+from airflow_provider_bgai.buying.budget import Budget, BudgetUnavailableError, Caps
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.storage import Storage
-from tests.catalogue.support import Killed, MemoryStorage, processes_that_start_fast
+from tests.buying.support import NOON, Killed, MemoryStorage, processes_that_start_fast
 
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 DAY = 24 * 3600.0
 TEN_CENTS = Decimal("0.10")
 
@@ -34,15 +36,15 @@ def memory() -> MemoryStorage:
 @pytest.fixture
 def budget(memory) -> Callable[..., Budget]:
     def budget(
-        caps: dict[str, Any] | None = None, holder: str = "0000", *, run: str = "night", now: float = NOON
+        caps: dict[str, Any] | None = None, holder: str = "0000", *, run: str = "night", shop: str = "shop"
     ) -> Budget:
-        return Budget(memory, "s3://catalogue/shop", Caps.model_validate(caps or {}), run, holder, now)
+        return Budget(memory, f"s3://catalogue/{shop}", Caps.model_validate(caps or {}), run, holder)
 
     return budget
 
 
 async def take_all(budget: Budget, count: int, price: Decimal | None = TEN_CENTS, prefix: str = "") -> int:
-    """How many of so many pictures, asked for all at once, are granted."""
+    """How many of so many calls, asked for all at once, are granted."""
     granted = await asyncio.gather(*(budget.take(f"{prefix}{n}", 1, price) for n in range(count)))
     return sum(granted)
 
@@ -89,19 +91,20 @@ async def test_runs_share_the_day_and_have_a_cap_of_their_own(budget):
     assert await take_all(budget(caps, run="second"), 9, prefix="b") == 2
 
 
-async def test_tomorrow_is_another_day_and_next_month_another_month(budget):
+async def test_tomorrow_is_another_day_and_next_month_another_month_on_the_clock_of_the_store(budget, memory):
     caps = {"day": {"pictures": 3}, "month": {"pictures": 5}}
-    assert await take_all(budget(caps), 9, prefix="a") == 3
-    assert await take_all(budget(caps, now=NOON + DAY), 9, prefix="b") == 2
-    assert await take_all(budget(caps, now=NOON + 2 * DAY), 9, prefix="c") == 0
-    assert await take_all(budget(caps, now=NOON + 10 * DAY), 9, prefix="d") == 3
+    purse = budget(caps)
+    for days, granted in ((0, 3), (1, 2), (2, 0), (10, 3)):
+        memory.clock = NOON + days * DAY
+        assert await take_all(purse, 9, prefix=f"{days}-") == granted
 
 
-async def test_the_day_ends_at_midnight_of_utc_also_for_who_is_at_work(budget):
+async def test_the_day_ends_at_midnight_of_utc_also_for_who_is_at_work(budget, memory):
     midnight = datetime(2026, 11, 22, tzinfo=UTC).timestamp()
-    purse = budget({"day": {"pictures": 1}}, now=midnight - 0.3)
+    memory.clock = midnight - 1
+    purse = budget({"day": {"pictures": 1}})
     assert [await purse.take("a", 1, None), await purse.take("b", 1, None)] == [True, False]
-    await asyncio.sleep(0.4)
+    memory.clock = midnight
     assert await purse.take("b", 1, None)
 
 
@@ -123,20 +126,11 @@ async def test_many_who_ask_at_once_need_a_few_writes(budget, memory):
 # --- again, and back -----------------------------------------------------------------------------------
 
 
-async def test_asking_again_for_the_same_picture_costs_nothing_more(budget):
-    purse = budget({"day": {"pictures": 1, "money": "0.10"}})
+async def test_a_call_asked_for_twice_counts_once(budget):
+    purse = budget({"day": {"pictures": 2, "money": "0.20"}})
     assert [await purse.take("a", 1, TEN_CENTS) for _ in range(3)] == [True, True, True]
-    assert not await purse.take("b", 1, TEN_CENTS)
-
-
-async def test_the_same_picture_from_a_dearer_vendor_counts_as_dear(budget):
-    purse = budget({"day": {"money": "0.30"}})
-    assert await purse.take("a", 1, TEN_CENTS)
-    assert await purse.take("a", 1, Decimal("0.25"))
-    assert purse.left() == (None, Decimal("0.05"))
-    assert not await purse.take("a", 1, Decimal("0.31"))
-    assert await purse.take("a", 1, TEN_CENTS)
-    assert purse.left() == (None, Decimal("0.05"))
+    assert await asyncio.gather(*(purse.take("b", 1, TEN_CENTS) for _ in range(3))) == [True, True, True]
+    assert not await purse.take("c", 1, TEN_CENTS)
 
 
 async def test_what_is_given_back_another_may_have(budget):
@@ -174,10 +168,22 @@ async def test_who_takes_while_another_process_gives_back_is_counted_once(budget
     assert await take_all(budget(caps, "0002"), 9) == 3
 
 
+@pytest.mark.parametrize("call", range(1, 6))
+async def test_who_is_refused_because_another_was_faster_leaves_nothing_counted(budget, memory, call):
+    caps = {"run": {"money": 9}, "day": {"pictures": 1}}
+    mine, faster = budget(caps), budget(caps, "0001")
+    memory.plan(call, lambda: asyncio.run(faster.take("b", 1, TEN_CENTS)))
+    assert not await mine.take("a", 1, TEN_CENTS)
+    assert mine.left() == (0, Decimal("8.90"))
+
+
 async def test_taking_and_giving_back_at_once_is_done_in_this_order(budget):
     purse = budget({"day": {"pictures": 1}})
     await asyncio.gather(purse.take("a", 1, None), purse.give_back("a"), purse.take("a", 1, None), purse.give_back("a"))
     assert purse.left() == (1, None)
+    assert await purse.take("a", 1, None)
+    _, granted, refused = await asyncio.gather(purse.give_back("a"), purse.take("b", 1, None), purse.take("a", 1, None))
+    assert (granted, refused) == (True, False)
 
 
 async def test_who_is_cancelled_takes_no_one_along(budget):
@@ -186,54 +192,171 @@ async def test_who_is_cancelled_takes_no_one_along(budget):
     await asyncio.sleep(0)
     tasks[0].cancel()
     assert await asyncio.gather(*tasks[1:]) == [True] * 4
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    assert purse.left() == (5, None)  # nobody heard of the first one's leave, and it counts
+    await purse.give_back("0")
+    assert purse.left() == (6, None)
 
 
-# --- killed and retried ----------------------------------------------------------------------------------
+# --- wallets -------------------------------------------------------------------------------------------
 
 
-async def test_a_retry_takes_up_what_its_killed_try_had_taken(budget):
+async def test_two_catalogues_and_a_single_picture_draw_on_one_wallet(budget, memory):
+    caps = {"root": "s3://money/wallet/", "run": {"pictures": 4}, "day": {"pictures": 9}, "month": {"money": "0.80"}}
+    shoes, bags = budget(caps, run="dag+shoes+night", shop="shoes"), budget(caps, run="dag+bags+night", shop="bags")
+    single = budget(caps, "generate", run="dag+single", shop="elsewhere")
+    assert await take_all(shoes, 9) == 4
+    assert await take_all(bags, 3) == 3  # the call ids are those of the other catalogue
+    assert single.left() == (2, Decimal("0.10"))
+    assert await take_all(single, 9) == 1
+    await shoes.give_back("0")
+    assert await take_all(bags, 9) == 4
+    assert {uri.split("/_bgai/")[0] for uri in memory.objects} == {"s3://money/wallet"}
+
+
+async def test_without_a_wallet_every_catalogue_counts_for_itself(budget):
+    caps = {"day": {"pictures": 2}}
+    assert [await take_all(budget(caps, shop=shop), 9) for shop in ("shoes", "bags")] == [2, 2]
+
+
+# --- killed, and failing S3 ------------------------------------------------------------------------------
+
+
+async def test_what_a_killed_try_had_taken_counts_and_its_retry_has_the_rest(budget):
     caps = {"day": {"pictures": 10}}
     assert await take_all(budget(caps), 6) == 6  # and killed: not closed
-    again = budget(caps)
-    assert await take_all(again, 10) == 10
-    assert not await again.take("one more", 1, None)
+    assert await take_all(budget(caps), 10, prefix="again-") == 4
 
 
-async def test_a_retry_on_the_next_day_pays_nothing_more_for_what_yesterday_has_counted(budget):
-    caps = {"day": {"pictures": 2}, "month": {"pictures": 3}}
-    assert await take_all(budget(caps), 2) == 2
-    tomorrow = budget(caps, now=NOON + DAY)
-    assert await take_all(tomorrow, 3) == 3
-    assert tomorrow.left() == (0, None)
-
-
+@pytest.mark.parametrize("error", [Killed, OSError])
 @pytest.mark.parametrize("afterwards", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", range(1, 12))
-async def test_killed_at_any_line_and_retried_nothing_is_lost_and_nothing_exceeded(budget, memory, call, afterwards):
+@pytest.mark.parametrize("call", range(1, 18))
+async def test_broken_at_any_line_and_retried_one_call_is_lost_at_most_and_nothing_exceeded(
+    budget, memory, call, afterwards, error
+):
+    """Killed, or S3 did not take it, or took it and the answer was lost."""
     caps = {"run": {"pictures": 20}, "day": {"pictures": 5}, "month": {"money": "0.60"}}
     first, other = budget(caps), budget(caps, "0001")
     assert await other.take("other", 1, TEN_CENTS)
 
-    def die() -> None:
-        raise Killed
+    def fail() -> None:
+        raise error("S3 is away")
 
-    memory.plan(call, die, afterwards=afterwards)
+    memory.plan(call, fail, afterwards=afterwards)
+    taking: list[str] = []
 
     async def spend_and_give_back() -> None:
         for n in range(10):  # one after the other: each is a turn of its own
+            taking.append(str(n))
             await first.take(str(n), 1, TEN_CENTS)
             await first.give_back(str(n))
 
-    with pytest.raises(Killed):
+    with pytest.raises(error, match="away"):
         await spend_and_give_back()
-    assert other.left()[0] >= 3
-    again = budget(caps)
-    for n in range(10):
-        await again.give_back(str(n))
+    again = budget(caps) if error is Killed else first
     await again.close()
-    assert again.left() == (4, Decimal("0.50"))
-    assert await take_all(again, 10) == 4
+    left = again.left()
+    assert left in [(4, Decimal("0.50")), (3, Decimal("0.40"))]
+    assert await take_all(again, 10, prefix="new-") == left[0]
     assert await take_all(other, 10, prefix="x") == 0
+    await again.give_back(taking[-1])
+    assert again.left() == (4 - left[0], Decimal("0.50") - TEN_CENTS * left[0])
+
+
+@pytest.mark.parametrize("dies", range(1, 7))
+@pytest.mark.parametrize("call", range(1, 7))
+async def test_a_twin_that_dies_while_the_other_one_takes_more_does_not_make_it_less(budget, memory, call, dies):
+    caps = {"run": {"pictures": 9}, "day": {"pictures": 5}}
+    mine, twin = budget(caps), budget(caps)
+
+    def die() -> None:
+        raise Killed
+
+    def meanwhile() -> None:
+        memory.plan(dies, die)
+        with pytest.raises(Killed):
+            asyncio.run(twin.take("b", 1, None))
+
+    memory.plan(call, meanwhile)
+    assert await mine.take("a", 3, None)
+    assert await take_all(budget(caps, "0001"), 9) == 2
+
+
+@pytest.mark.parametrize("afterwards", [False, True], ids=["not stored", "answer lost"])
+@pytest.mark.parametrize("call", range(1, 9))
+async def test_no_doubt_is_a_leave_and_asked_again_it_is_one_leave(budget, memory, call, afterwards):
+    caps = {"run": {"pictures": 9}, "day": {"pictures": 3}, "month": {"money": "0.30"}}
+    mine, other = budget(caps), budget(caps, "0001")
+
+    def fail() -> None:
+        raise OSError("S3 is away")
+
+    memory.plan(call, fail, afterwards=afterwards)
+    answers = await asyncio.gather(*(mine.take(name, 1, TEN_CENTS) for name in "ab"), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [OSError, OSError]
+    assert await mine.take("a", 1, TEN_CENTS)
+    assert await take_all(other, 9) <= 2
+    await mine.give_back("b")
+    await mine.close()
+    assert await take_all(other, 9) == 2
+    assert mine.left() == (0, Decimal(0))
+
+
+class Deaf(MemoryStorage):
+    """Of one conditional write the answer is lost; something happens; the client tries it again."""
+
+    happens_then: Callable[[], None]
+    number = 0
+
+    def create(self, uri: str, body: bytes, **_: Any) -> str | None:
+        return self._tried_again(uri, body, super().create(uri, body))
+
+    def replace(self, uri: str, body: bytes, etag: str, **_: Any) -> str | None:
+        return self._tried_again(uri, body, super().replace(uri, body, etag))
+
+    def _tried_again(self, uri: str, body: bytes, written: str | None) -> str | None:
+        self.number -= 1
+        if self.number != 0:
+            return written
+        self.happens_then()
+        return self._write_if(False, uri, body)
+
+
+@pytest.mark.parametrize("holder", ["0000", "0001"], ids=["twin", "other"])
+@pytest.mark.parametrize("write", range(1, 4))
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_a_lost_answer_is_known_again_or_asked_again_and_counts_once(write, holder, earlier):
+    memory, caps = Deaf(), Caps.model_validate({"run": {"pictures": 9}, "day": {"pictures": 4}})
+    mine, meanwhile, last = (Budget(memory, "s3://catalogue/shop", caps, "night", it) for it in ("0000", holder, "2"))
+    if earlier:
+        assert await mine.take("before", 1, None)
+    granted: list[bool] = []
+    for happens in (lambda: granted.append(asyncio.run(meanwhile.take("b", 1, None))), lambda: None):
+        memory.number, memory.happens_then = write, happens
+        granted.append(await mine.take(f"a{len(granted)}", 1, None))
+    assert granted == [True, True, True]
+    assert await take_all(last, 9) == 1 - earlier
+    assert mine.left() == (0, None)
+
+
+@pytest.mark.parametrize(("broken", "left"), [("day-", 5), ("taken/", 4)])
+async def test_if_match_that_never_holds_is_given_up_with_words(budget, memory, monkeypatch, broken, left):
+    purse = budget({"day": {"pictures": 5}})
+    assert await purse.take("a", 1, None)
+    replace = memory.replace
+    monkeypatch.setattr(memory, "replace", lambda uri, *args: None if broken in uri else replace(uri, *args))
+    monkeypatch.setattr(budget_module, "PATIENCE", 1.0)
+    before, started = memory.calls, time.monotonic()
+    with pytest.raises(BudgetUnavailableError, match=rf"_bgai/budget/{broken}.* for 1 s .*If-Match") as caught:
+        await purse.take("b", 1, None)
+    assert (caught.value.paid, caught.value.reason) == ("no", "budget")
+    assert 0.9 < time.monotonic() - started < 5
+    assert memory.calls - before < 150  # the pauses grow
+    with pytest.raises(BudgetUnavailableError):
+        await purse.give_back("a")
+    monkeypatch.undo()
+    assert await take_all(purse, 9) == left  # where the record could be written, "a" is given back
 
 
 def test_an_account_nobody_can_read_is_no_leave_to_spend(budget, memory):
@@ -245,34 +368,22 @@ def test_an_account_nobody_can_read_is_no_leave_to_spend(budget, memory):
         purse.left()
 
 
-async def test_after_an_error_of_s3_the_next_who_asks_is_served(budget, memory):
-    purse = budget({"day": {"pictures": 5}})
-
-    def fail() -> None:
-        raise OSError("S3 is away")
-
-    memory.plan(2, fail)
-    with pytest.raises(OSError, match="away"):
-        await purse.take("a", 1, None)
-    assert await take_all(purse, 9) == 5
-
-
 # --- races ---------------------------------------------------------------------------------------------
 
 
-def race(storage: Storage, destination: str, caps: dict[str, Any], holder: str, wishes: int) -> int:
-    """One shard: asks for pictures, a few at a time, and gives some back on the way."""
+def race(storage: Storage, destination: str, caps: dict[str, Any], holder: str, wishes: int, prefix: str = "") -> int:
+    """One shard: asks for calls, a few at a time, and gives some back on the way."""
 
     async def run() -> int:
-        purse = Budget(storage, destination, Caps.model_validate(caps), "night", holder, NOON)
+        purse = Budget(storage, destination, Caps.model_validate(caps), "night", holder)
         slots = asyncio.Semaphore(16)
 
         async def walk(number: int) -> bool:
             async with slots:
-                name = f"{holder}-{number}"
-                if number % 7 == 3 and await purse.take(name, 1, TEN_CENTS):
-                    await purse.give_back(name)  # the vendor refused it, and is asked once more
-                return await purse.take(name, 1, TEN_CENTS)
+                call_id = f"{prefix}{holder}-{number}"
+                if number % 7 == 3 and await purse.take(call_id, 1, TEN_CENTS):
+                    await purse.give_back(call_id)  # the vendor refused it, and another one is asked
+                return await purse.take(f"{call_id}-again", 1, TEN_CENTS)
 
         try:
             return sum(await asyncio.gather(*(walk(number) for number in range(wishes))))
@@ -282,37 +393,81 @@ def race(storage: Storage, destination: str, caps: dict[str, Any], holder: str, 
     return asyncio.run(run())
 
 
-def test_of_eight_shards_that_race_for_a_budget_of_100_exactly_100_are_granted(storage, s3):
-    caps = {"run": {"pictures": 1000}, "day": {"pictures": 100}, "month": {"money": 20}}
-    root = f"s3://{s3.bucket}/threads"
+def test_of_eight_shards_of_two_catalogues_that_race_for_a_wallet_of_100_exactly_100_are_granted(storage, s3):
+    root = f"s3://{s3.bucket}/wallet"
+    caps = {"root": root, "run": {"pictures": 1000}, "day": {"pictures": 100}, "month": {"money": 20}}
     with ThreadPoolExecutor(8) as pool:
-        granted = list(pool.map(lambda n: race(storage, root, caps, f"{n:04}", 50), range(8)))
+        shops = [f"s3://{s3.bucket}/{shop}" for shop in ("shoes", "bags")]
+        granted = list(pool.map(lambda n: race(storage, shops[n % 2], caps, f"{n:04}", 50), range(8)))
     assert sum(granted) == 100
-    left = Budget(storage, root, Caps.model_validate(caps), "night", "plan", NOON).left()
+    left = Budget(storage, root, Caps.model_validate(caps), "night", "plan").left()
     assert left == (0, Decimal(10))
 
 
-def _race_process(connection: str, root: str, caps: dict[str, Any], holder: str, answers: Any) -> None:
+def _race_process(
+    connection: str, root: str, caps: dict[str, Any], holder: str, wishes: int, prefix: str, answers: Any
+) -> None:
     os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = connection
-    answers.put(race(Storage("aws_default"), root, caps, holder, 50))
+    answers.put(race(Storage("aws_default"), root, caps, holder, wishes, prefix))
 
 
-def test_eight_processes_race_for_100_and_exactly_100_are_granted(storage, s3):
-    caps = {"day": {"pictures": 100}}
-    root = f"s3://{s3.bucket}/processes"
+def race_in_processes(s3: Any, root: str, caps: dict[str, Any], holders: list[str], wishes: int) -> list[int]:
     context = processes_that_start_fast()
     answers = context.Queue()
     shards = [
-        context.Process(target=_race_process, args=(s3.aws_connection(), root, caps, f"{n:04}", answers))
-        for n in range(8)
+        context.Process(target=_race_process, args=(s3.aws_connection(), root, caps, holder, wishes, f"{n}-", answers))
+        for n, holder in enumerate(holders)
     ]
     for shard in shards:
         shard.start()
-    granted = [answers.get(timeout=60) for _ in shards]
+    granted = [answers.get(timeout=120) for _ in shards]
     for shard in shards:
         shard.join(30)
-    assert sum(granted) == 100
-    assert Budget(storage, root, Caps.model_validate(caps), "night", "plan", NOON).left() == (0, None)
+    return granted
+
+
+def test_eight_processes_race_for_100_and_exactly_100_are_granted(storage, s3):
+    caps, root = {"day": {"pictures": 100}}, f"s3://{s3.bucket}/processes"
+    assert sum(race_in_processes(s3, root, caps, [f"{n:04}" for n in range(8)], 50)) == 100
+    assert Budget(storage, root, Caps.model_validate(caps), "night", "plan").left() == (0, None)
+
+
+def test_eight_twins_of_one_shard_never_exceed_and_lose_nothing(storage, s3):
+    caps, root = {"day": {"pictures": 40}, "month": {"money": 50}}, f"s3://{s3.bucket}/twins"
+    granted = sum(race_in_processes(s3, root, caps, ["0000"] * 8, 10))
+    assert granted <= 40
+    assert granted + race(storage, root, caps, "0001", 50) == 40
+    record = json.loads(storage.read(f"{root}/_bgai/budget/taken/night/0000"))
+    assert len(record["taken"]) == granted
+
+
+class Diary(MemoryStorage):
+    """Remembers all bodies that were to be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def _write_if(self, holds: bool, uri: str, body: bytes) -> str | None:
+        self.written.append(body)
+        return super()._write_if(holds, uri, body)
+
+
+@pytest.mark.parametrize("call", range(1, 10))
+async def test_twins_that_do_the_same_at_the_same_time_never_write_the_same_bytes_and_never_exceed(call):
+    memory, caps = Diary(), Caps.model_validate({"run": {"pictures": 9}, "day": {"pictures": 2}})
+    mine, twin = (Budget(memory, "s3://catalogue/shop", caps, "night", "0000") for _ in range(2))
+
+    async def live(purse: Budget, name: str) -> int:
+        await purse.take("same", 1, None)
+        await purse.give_back("same")
+        return sum([await purse.take(f"{name}{n}", 1, None) for n in range(2)])
+
+    granted = []
+    memory.plan(call, lambda: granted.append(asyncio.run(live(twin, "twin"))))
+    granted.append(await live(mine, "mine"))
+    assert sum(granted) == 2
+    assert len(set(memory.written)) == len(memory.written)
 
 
 # --- a model -------------------------------------------------------------------------------------------
@@ -339,7 +494,6 @@ class BudgetModel(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.memory = MemoryStorage()
-        self.now = NOON
         self.loop = asyncio.new_event_loop()
         self.purses: dict[tuple[str, str], Budget] = {}
         self.sure: dict[Key, tuple[int, Decimal, str]] = {}
@@ -351,7 +505,7 @@ class BudgetModel(RuleBasedStateMachine):
             self.loop.close()
 
     def new(self, run: str, holder: str) -> Budget:
-        return Budget(self.memory, "s3://catalogue/shop", Caps.model_validate(CAPS), run, holder, self.now)
+        return Budget(self.memory, "s3://catalogue/shop", Caps.model_validate(CAPS), run, holder)
 
     def purse(self, run: str, holder: str) -> Budget:
         return self.purses.setdefault((run, holder), self.new(run, holder))
@@ -361,7 +515,7 @@ class BudgetModel(RuleBasedStateMachine):
 
     @property
     def today(self) -> str:
-        return datetime.fromtimestamp(self.now, UTC).date().isoformat()
+        return datetime.fromtimestamp(self.memory.clock, UTC).date().isoformat()
 
     def spent(self, scope: str, run: str, *counted: dict[Key, tuple[int, Decimal, str]]) -> tuple[int, Decimal]:
         all_of_them = {key: value for part in counted for key, value in part.items()}
@@ -487,7 +641,7 @@ class BudgetModel(RuleBasedStateMachine):
 
     @rule()
     def sleep(self) -> None:
-        self.now += DAY
+        self.memory.clock += DAY
         self.purses.clear()  # the night's tasks are over
 
     @rule()
@@ -534,6 +688,10 @@ TestBudgetModel = BudgetModel.TestCase
         ({"run": {"money": float("nan")}}, "run.money"),
         ({"run": {}}, "'pictures', 'money' or both"),
         ({"run": 10}, "run"),
+        ({"root": "s3://money/wallet"}, "a root needs a cap"),
+        ({"root": "https://money/wallet", "run": {"pictures": 1}}, "must be an S3 URI"),
+        ({"root": "s3://money/../wallet", "run": {"pictures": 1}}, "not allowed in an S3 key"),
+        ({"root": "", "run": {"pictures": 1}}, "must be an S3 URI"),
     ],
 )
 def test_a_wrong_budget_is_refused_and_the_message_says_where(wrong, said):
@@ -546,6 +704,7 @@ def test_numbers_may_come_from_a_form():
     caps = Caps.model_validate({"day": {"pictures": "500"}, "run": {"money": "10.10"}, "month": None})
     assert (caps.day.pictures, caps.run.money, caps.month) == (500, Decimal("10.10"), None)
     assert Caps.model_validate({"run": {"money": 10.1}}).run.money == Decimal("10.1")
+    assert Caps.model_validate({"root": "s3://money/wallet/", "run": {"pictures": 1}}).root == "s3://money/wallet"
 
 
 async def test_a_cap_in_money_with_an_unknown_price_is_refused_and_never_taken_for_free(budget, memory):

@@ -1,0 +1,394 @@
+"""Buys a wish: finds what there is, does what was decided, pays at most once a call, and collects.
+
+The order around a payment is fixed: source read and prepared, slot and rate in hand, leave taken, marker put, record
+created, bytes out; and after it: the answer persisted before anybody looks at its pixels. What must be written as a
+whole (marker and record; incoming and answer) is written in a thread, which a cancelled task does not stop half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
+from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread
+from airflow_provider_bgai.buying.collector import Account, Collector
+from airflow_provider_bgai.buying.decision import Asks, Last, decide
+from airflow_provider_bgai.buying.decisions import last_of, refusal
+from airflow_provider_bgai.buying.purchase import Purchase, Wish, open_wish, prompt_sha256
+from airflow_provider_bgai.buying.record import IN_VAIN, Call, Inspection
+from airflow_provider_bgai.exceptions import (
+    AuthenticationError,
+    BgaiError,
+    ModerationError,
+    NeverSentError,
+    OverBudgetError,
+    QuotaError,
+    RateLimitError,
+    RefusedError,
+    RetiredError,
+    StoppedError,
+    StoreError,
+    UnknownOutcomeError,
+    VendorFaultError,
+)
+from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.models import Generation
+from airflow_provider_bgai.polling import PollPolicy
+from airflow_provider_bgai.storage import boottime, store_errors
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""New calls for one wish with one connection, after answers that cost nothing and may pass."""
+MARGIN = 8.0
+"""Seconds beyond the vendor's time-out after which a call certainly has no answer any more."""
+FRESH = 5.0
+"""Seconds after its record was created within which a call must be on its way."""
+WORKER = uuid.uuid4().hex[:12]
+
+# After these a new call to the same connection may do better; after the others only the next connection may.
+_AGAIN = (RateLimitError, NeverSentError, VendorFaultError)
+_NEXT_VENDOR = (
+    *_AGAIN,
+    RefusedError,
+    AuthenticationError,
+    QuotaError,
+    ModerationError,
+    RetiredError,
+    OverBudgetError,
+    StoppedError,
+)
+
+
+class Purse(Protocol):
+    """Where the leave to spend comes from (:class:`~airflow_provider_bgai.buying.budget.Budget`)."""
+
+    async def take(self, call_id: str, pictures: int, price: Decimal | None) -> bool:
+        """Whether so much may be spent on a call; asked before every paid call."""
+
+    async def give_back(self, call_id: str) -> None:
+        """What was taken for a call was not spent."""
+
+
+class Buyer:
+    """Buys wishes for one shard or task, with some connections in order of preference. Use it on one event loop.
+
+    :param hooks: the first that takes a request is part of the wish's identity; the others serve if it cannot.
+    :param run, owner: who pays; the owner is the same for all tries of a task.
+    :param purse: caps what is spent; None: nothing does.
+    :param account: the hook of any other connection, for calls of other runs; None where there is none any more.
+    :param shards: how many buy side by side for this run.
+    """
+
+    def __init__(
+        self,
+        hooks: Sequence[BackgroundHook],
+        ledger: Ledger,
+        *,
+        run: str,
+        owner: str,
+        purse: Purse | None = None,
+        account: Account = lambda conn_id: None,
+        shards: int = 1,
+    ) -> None:
+        self.hooks, self.ledger, self.storage = hooks, ledger, ledger.storage
+        self.run, self.owner, self.purse = run, owner, purse
+        at_first = max(1, AT_FIRST // max(1, shards))
+        self.brakes = {
+            hook.conn_id: Brake(self.storage, ledger.layout, hook.conn_id, run, owner, at_first) for hook in hooks
+        }
+        self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes)
+
+    @property
+    def ended(self) -> list[Call]:
+        """Calls that were brought to an end, or found ended: they belong into the books."""
+        return self.collector.ended
+
+    async def aclose(self) -> None:
+        """Close all clients."""
+        await self.collector.aclose()
+
+    # --- what callers do
+
+    async def open(self, wish: Wish) -> Purchase:
+        """A wish at work: :func:`~airflow_provider_bgai.buying.purchase.open_wish`."""
+        return await open_wish(wish, self.hooks, self.storage)
+
+    async def begin(self, purchase: Purchase) -> Call:
+        """Whatever there is already, else a new call.
+
+        :returns: a landed call, or an answered one to be collected with :meth:`collect`.
+        :raises InvalidRequestError: before anything is written or sent.
+        :raises UnknownOutcomeError: if it is held.
+        :raises UnfaithfulError, GivenUpError: if it is refused: only who asks for it buys it again.
+        :raises StoreError: if S3 refuses what was paid for: the task is to be retried, and collects.
+        :raises LaterError: if it can begin in the next pass only.
+        :raises BgaiError: if no vendor took the request; nothing was paid then.
+        """
+        purchase.sent = None
+        if purchase.wish.new:
+            try:
+                return await self._buy(purchase)
+            except LostRaceError:
+                log.debug("Not new after all: %s", purchase.fingerprint)
+        while True:
+            call, last = await in_thread(self._look, purchase.fingerprint)
+            decision = decide(last, self._asks(purchase, call), await in_thread(self.storage.now))
+            try:
+                if decision.ends:
+                    assert call is not None
+                    call = await in_thread(self._give_up, call)
+                    self.ended.append(call)
+                    if call.state != "unknown":
+                        continue
+                if decision.action == "buy":
+                    purchase.number, purchase.before = decision.number, call.in_vain if call else 0
+                    if decision.ends:
+                        log.warning("Buying again a picture whose outcome was unknown: %s", call and call.what)
+                    return await self._buy(purchase)
+                assert last is not None
+                if decision.action == "wait":
+                    log.info("Another process may be just buying this picture; waiting for it: %s", call and call.what)
+                    await asyncio.sleep(2.0)
+                    continue
+                if call is None:
+                    raise UnknownOutcomeError(
+                        f"Held: the record of its last call, {self._uri(purchase, last.number)}, cannot be read, which "
+                        "is no licence to buy. Restore it from a version of the bucket, or ask for it by another epoch"
+                    )
+                if decision.action == "take":
+                    log.info("Its answer was delivered before: %s", call.what)
+                    call = await in_thread(self._take, call)
+                    if call.state == "answered":
+                        return call
+                    continue
+                if decision.action in ("reuse", "collect"):
+                    return call
+                purchase.sent = call
+                raise refusal(self.ledger, call, held=decision.action == "held", until=decision.until)
+            except LostRaceError:
+                continue
+
+    async def collect(
+        self, call: Call, *, timeout: float, source: bytes | None = None, policy: PollPolicy | None = None
+    ) -> Call:
+        """Bring an answered call to its end: :meth:`Collector.collect`. What failed for free gives its leave back."""
+        ended = await self.collector.collect(call, timeout=timeout, source=source, policy=policy)
+        if ended.state == "failed" and ended.owner == self.owner:
+            await self._give_back(ended.call_id)
+        return ended
+
+    def full(self, wish: Wish) -> bool:
+        """Whether a new wish can certainly not begin in this pass, so that its source need not be read."""
+        return wish.new and all(brake.full for brake in self.brakes.values())
+
+    def hold_back(self, holding: bool) -> None:
+        """Let nothing new begin through a connection that is not proved, while earlier calls are collected."""
+        for brake in self.brakes.values():
+            brake.holding = holding
+
+    # --- finding
+
+    def _asks(self, purchase: Purchase, call: Call | None) -> Asks:
+        """Asked for, a wish is paid in vain once a run: what this run has bought binds its own retries, too."""
+        wish, mine = purchase.wish, call is not None and call.run == self.run and call.state in IN_VAIN
+        redraws = call is not None and call.number == purchase.redraws
+        return Asks(wish.on_unknown_outcome, redraws or (wish.again and not mine), purchase.unanswered)
+
+    def _look(self, name: str) -> tuple[Call | None, Last | None]:
+        number = self.ledger.last_number(name)
+        if not number:
+            return None, None
+        try:
+            call = self.ledger.read(name, number)
+        except ValueError as error:
+            log.error("%s", error)
+            return None, Last(number, None)
+        if call is None:
+            return self._look(name)  # it went between LIST and GET
+        return call, last_of(self.ledger, call, self.storage.now())
+
+    def _give_up(self, call: Call) -> Call:
+        """End a call without an answer as unknown; its marker first, which somebody may have removed."""
+        self.ledger.mark(call)
+        return self.ledger.end(call, "unknown", reason="unknown", error=call.error or "It was never answered")
+
+    def _take(self, call: Call) -> Call:
+        self.ledger.mark(call)
+        return self.ledger.answered(call, incoming=True)
+
+    def _uri(self, purchase: Purchase, number: int) -> str:
+        return self.ledger.layout.call(purchase.fingerprint, number)
+
+    # --- buying
+
+    async def _buy(self, purchase: Purchase) -> Call:
+        """Call after call, until one is answered. ``purchase.number`` is the first to be used."""
+        problem: BgaiError | None = None
+        for hook in purchase.able:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    return await self._call(purchase, hook)
+                except _NEXT_VENDOR as error:
+                    problem = error
+                    if not isinstance(error, _AGAIN) or attempt == ATTEMPTS:
+                        break
+                    log.info("%s: %s. Trying again", hook.conn_id, error)
+                    await asyncio.sleep(error.retry_after or 0.5 * 2**attempt)
+                except UnknownOutcomeError:
+                    if purchase.wish.on_unknown_outcome != "resubmit" or purchase.unanswered:
+                        raise
+                    purchase.unanswered = purchase.number
+                    raise LostRaceError("Its answer is lost: decide again") from None
+            log.warning("%s did not take the request (%s): %s", hook.conn_id, problem and problem.reason, problem)
+        assert problem is not None
+        raise problem
+
+    async def _call(self, purchase: Purchase, hook: BackgroundHook) -> Call:
+        """One paid call with one connection: to its answer on record or, where the pictures came too, to its end."""
+        brake, call = self.brakes[hook.conn_id], None
+        await brake.enter()
+        try:
+            outgoing, inspection = await purchase.outgoing(hook)
+            async with hook.turn():
+                call = await self._record(purchase, hook, inspection)
+                generation = await self._send(purchase, hook, call, outgoing)
+            call = await self._keep(call, generation)
+            if call.state == "unknown":
+                raise UnknownOutcomeError(f"Its answer came after it was given up: {call.what}", vendor=call.vendor)
+        except BaseException as error:
+            doubt = isinstance(error, UnknownOutcomeError | StoreError)
+            purchase.sent = call if doubt else purchase.sent
+            await brake.leave("vain" if doubt else "free", error if isinstance(error, BgaiError) else None)
+            raise
+        purchase.sent = call
+        if call.state != "answered":
+            await brake.leave("free")  # another process has collected it already
+            return call
+        self.collector.entered(call)
+        if generation.state == "pending":
+            return call
+        return await self.collector.collect(call, generation=generation, timeout=0.0, source=purchase.source.data)
+
+    async def _record(self, purchase: Purchase, hook: BackgroundHook, inspection: Inspection) -> Call:
+        """Take leave and create the record: from here on the call may be paid."""
+        wish, request = purchase.wish, purchase.wish.request
+        call_id, price = uuid.uuid4().hex, hook.cost(request.count)
+        if self.purse is not None and not await self.purse.take(call_id, request.count, price):
+            raise OverBudgetError(f"The budget has no room for {request.count} picture(s) by {hook.conn_id}")
+        now = await in_thread(self.storage.now)
+        answer_by = now + hook.settings.timeout + MARGIN
+        call = Call(
+            call_id=call_id,
+            fingerprint=purchase.fingerprint,
+            number=purchase.number,
+            run=self.run,
+            owner=self.owner,
+            worker=WORKER,
+            conn_id=hook.conn_id,
+            vendor=hook.vendor,
+            model=hook.model(request),
+            seed=request.seed,
+            pictures=request.count,
+            price=price,
+            currency=hook.settings.currency,
+            sku=wish.sku,
+            category=wish.category,
+            sent_at=now,
+            answer_by=answer_by,
+            held_until=None if wish.on_unknown_outcome == "fail" else answer_by + wish.hold_for,
+            before=purchase.before,
+            source=purchase.source.shown,
+            source_sha256=purchase.source.sha256,
+            prompt_sha256=prompt_sha256(request.prompt),
+            inspection=inspection,
+        )
+        began = boottime()
+        try:
+            call = await in_thread(self.ledger.open, call, abandoned=self.ledger.withdraw)
+        except LostRaceError as lost:
+            if lost.another:
+                await self._give_back(call_id)
+            raise
+        except store_errors() as error:
+            await self._withdraw(purchase, call)
+            raise NeverSentError(f"S3 takes no record of the call, so it was not made: {error}") from error
+        if boottime() - began > FRESH:
+            # This process was stopped in between: the time the record gives the call may be over.
+            await self._withdraw(purchase, call)
+            raise NeverSentError(f"Stopped for {boottime() - began:.0f} s before {call.what} was sent; it was not sent")
+        return call
+
+    async def _withdraw(self, purchase: Purchase, call: Call) -> None:
+        state = await in_thread(self.ledger.withdraw, call)
+        # No number is left out, and none passed by that another process may hold: the next try asks for this one.
+        purchase.number += state == "failed"
+        if state != "sent":
+            await self._give_back(call.call_id)
+
+    async def _send(self, purchase: Purchase, hook: BackgroundHook, call: Call, outgoing: Any) -> Generation:
+        """Let the bytes out, once. What the vendor documents as free ends the call; all else leaves it ``sent``."""
+        try:
+            return await hook.send(outgoing)
+        except BgaiError as error:
+            if error.paid != "no":
+                raise self._doubt(call, error) from error
+            if await in_thread(self._fail, call, error):
+                purchase.number += 1
+                await self._give_back(call.call_id)
+            raise
+        except Exception as error:
+            log.exception("%s: something unexpected after it was sent", call.what)
+            raise self._doubt(call, error) from error
+
+    def _doubt(self, call: Call, error: Exception) -> UnknownOutcomeError:
+        return UnknownOutcomeError(
+            f"{error}. {call.what} is kept, and may or may not have been charged", vendor=call.vendor
+        )
+
+    def _fail(self, call: Call, error: BgaiError) -> bool:
+        """Write down that a call cost nothing, if S3 takes it. If not, it stays ``sent``: held without need."""
+        try:
+            ended = self.ledger.end(call, "failed", reason=error.reason, error=str(error))
+        except StoreError as problem:
+            log.warning("%s", problem)
+            return False
+        self.ended.append(ended)
+        return ended.state == "failed"
+
+    async def _give_back(self, call_id: str) -> None:
+        if self.purse is not None:
+            try:
+                await self.purse.give_back(call_id)
+            except store_errors(BgaiError) as error:
+                log.warning("The leave of call %s stays taken, so the budget counts too much: %s", call_id, error)
+
+    async def _keep(self, call: Call, generation: Generation) -> Call:
+        """Persist an answer, before anybody looks at its pictures."""
+        known: dict[str, Any] = {
+            "task_id": generation.task_id,
+            "seed": generation.seed or call.seed,
+            "model": generation.model or call.model,
+            "warnings": generation.warnings,
+            "placement": generation.placement,
+        }
+        if generation.task_id:
+            log.info("Answered by %s: task %s", call.conn_id, generation.task_id)
+        elif generation.answer is not None:
+            known["incoming"] = True
+        else:
+            known["links"] = tuple(image for image in generation.images if isinstance(image, str))
+
+        def keep() -> Call:
+            if known.get("incoming"):
+                body, uri = generation.answer, self.ledger.layout.incoming(call.call_id)
+                assert body is not None
+                self.storage.insist(lambda: self.storage.put(uri, body), f"the bytes of {call.what}")
+            return self.ledger.answered(call, **known)
+
+        return await in_thread(keep)

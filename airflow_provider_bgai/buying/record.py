@@ -1,0 +1,213 @@
+"""A paid call as plain data: what stands in its record, its states, and what each state means for the money.
+
+============  ===========  =========================================================================  ========
+from          to           because                                                                    money
+============  ===========  =========================================================================  ========
+(nothing)     sent         created conditionally, right before the bytes go out                       perhaps
+sent          answered     task ID or links are known, or the bytes are in ``incoming/``              perhaps
+sent          failed       an answer documented as free, or never sent; by its sender only            no
+sent          unknown      its hold has ended and ``incoming/`` is empty; final                       perhaps
+answered      landed       the pictures are in S3, looked at and labelled                             paid
+answered      quarantined  they do not show the product                                               paid
+answered      failed       the vendor's own failed state, documented as free                          no
+answered      lost         paid, and certainly cannot be had any more                                 paid
+answered      unknown      the vendor's own failed state, which no page documents as free; final      perhaps
+============  ===========  =========================================================================  ========
+
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from airflow_provider_bgai.exceptions import BY_REASON, BgaiError, LostError, UnfaithfulError, UnknownOutcomeError
+from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
+
+State = Literal["sent", "answered", "failed", "unknown", "landed", "quarantined", "lost"]
+STATES: tuple[State, ...] = get_args(State)
+
+NEXT: Mapping[State, frozenset[State]] = {
+    "sent": frozenset({"answered", "failed", "unknown"}),
+    "answered": frozenset({"landed", "quarantined", "failed", "lost", "unknown"}),
+}
+"""What may follow a state. The others are ends."""
+
+PAID: frozenset[State] = frozenset({"landed", "quarantined", "lost"})
+ENDS: frozenset[State] = PAID | {"failed", "unknown"}
+IN_VAIN: frozenset[State] = frozenset({"unknown", "lost", "quarantined"})
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in px."""
+
+
+class Output(BaseModel):
+    """One landed picture. ``bytes`` is its size; sides in px.
+
+    :param uri: relative to the destination while it stands in a record, whole elsewhere.
+    :param fidelity: whether it shows the product, and by which numbers; None where nobody could compare.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    content_type: str
+    fidelity: Verdict | None = None
+
+
+class Thumbnails(BaseModel):
+    """What a report shows of a purchase: the source, if it was at hand, and the pictures, as small WebP files."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    before: bytes | None = Field(default=None, repr=False)
+    afters: tuple[bytes, ...] = Field(default=(), repr=False)
+
+
+class Inspection(BaseModel):
+    """How the pictures of a call are looked at when they land. That they are whole is verified in any case.
+
+    :param thresholds: limits beyond which a picture does not show the product; None: it is not compared.
+    :param enforce: such a picture goes to quarantine. False: it lands, and the verdict is a warning.
+    :param plain: a plain background was asked for, so a plain one is no sign of failure.
+    :param keeps_frame: nothing was asked for that changes the picture's shape, so another one is worth a warning.
+    :param box: where the source's frame lies in what was sent, in px; ``sent``: the size of what was sent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    thresholds: Thresholds | None = Thresholds()
+    enforce: bool = True
+    plain: bool = False
+    keeps_frame: bool = True
+    box: Box | None = None
+    sent: tuple[int, int] | None = None
+
+
+class Call(BaseModel):
+    """One paid request to a vendor for a wish.
+
+    :param call_id: random, made before anything is written.
+    :param number: 1, 2, 3 … of the wish.
+    :param run: the run that sent it; its cost is that run's for ever.
+    :param owner: the shard or task instance that sent it, the same for all its tries.
+    :param worker: random per process.
+    :param pictures: how many were asked for; how many came, once it has landed.
+    :param price: of the whole call; None where it is not known.
+    :param sent_at, answer_by, answered_at, ended_at: epoch seconds on the store's clock.
+    :param held_until: from then on a call without an answer is given up as unknown, and its wish may be bought
+        again; None: when somebody decides so.
+    :param links: where a vendor without tasks keeps its results; as secret as the pictures, so they stand here, in the
+        shop's own bucket, and nowhere else.
+    :param incoming: whether the answer's body is in ``incoming/``.
+    :param before: how often its wish was paid in vain or in doubt until then.
+    :param source: the image that was sent, without a query; ``source_sha256`` of its bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = 1
+    call_id: str
+    fingerprint: str
+    number: int
+    run: str
+    owner: str
+    worker: str = ""
+    state: State = "sent"
+    conn_id: str
+    vendor: str
+    model: str | None = None
+    seed: int | None = None
+    pictures: int = 1
+    price: Decimal | None = None
+    currency: str = "USD"
+    sku: str = ""
+    category: str = ""
+    sent_at: float
+    answer_by: float
+    held_until: float | None = None
+    answered_at: float | None = None
+    ended_at: float | None = None
+    task_id: str | None = None
+    links: tuple[str, ...] = Field(default=(), repr=False)
+    incoming: bool = False
+    placement: Box | None = None
+    before: int = 0
+    source: str = ""
+    source_sha256: str = ""
+    prompt_sha256: str | None = None
+    inspection: Inspection = Inspection()
+    images: tuple[Output, ...] = ()
+    quarantined: tuple[Output, ...] = ()
+    thumbnails: Thumbnails = Thumbnails()
+    warnings: tuple[str, ...] = ()
+    reason: str | None = None
+    error: str | None = None
+
+    _etag: str = PrivateAttr("")
+
+    @property
+    def in_vain(self) -> int:
+        """How often its wish was paid in vain or in doubt, this call included."""
+        return self.before + (self.state in IN_VAIN)
+
+    @property
+    def what(self) -> str:
+        """The call in words: for logs and errors."""
+        price = "unknown price" if self.price is None else f"{self.price} {self.currency}"
+        task = f" task {self.task_id}," if self.task_id else ""
+        return f"{self.vendor}{task} call {self.call_id} ({price})"
+
+    def body(self) -> bytes:
+        """The record as it is stored."""
+        return self.model_dump_json().encode()
+
+    def for_books(self) -> Call:
+        """The call as a line of the books: no pictures, no links."""
+        return self.model_copy(update={"links": (), "thumbnails": Thumbnails()})
+
+
+def error_of(call: Call) -> BgaiError | None:
+    """The error that an ended call stands for; None for one whose pictures have landed."""
+    message, task = call.error or f"{call.what} is {call.state}", call.task_id
+    if call.state in ("landed", "sent", "answered"):
+        return None
+    if call.state == "quarantined":
+        images, shown = call.quarantined, call.thumbnails
+        return UnfaithfulError(message, images=images, thumbnails=shown, vendor=call.vendor, task_id=task)
+    if call.state == "lost":
+        return LostError(message, vendor=call.vendor, task_id=task)
+    if call.state == "unknown":
+        return UnknownOutcomeError(message, vendor=call.vendor, task_id=task)
+    return BY_REASON.get(call.reason or "", BgaiError)(message, vendor=call.vendor, task_id=task)
+
+
+def fingerprint(
+    fields: Mapping[str, str],
+    *,
+    source: str,
+    guidance: str | None,
+    vendor: str,
+    model: str | None,
+    count: int,
+    epoch: str | None = None,
+) -> str:
+    """The name of a wish: equal for equal requests, whoever serves them and wherever they land.
+
+    :param fields: what the preferred vendor's hook would send, as text (``hook.wire_fields``).
+    :param source: sha256 of the source's bytes; ``guidance`` of the guidance image's.
+    :param epoch: any text; another one asks to buy anew.
+    """
+    wish = {"vendor": vendor, "model": model, "source": source, "guidance": guidance, "count": count, "epoch": epoch}
+    known = {name: value for name, value in wish.items() if value is not None}
+    canonical = json.dumps([known, dict(fields)], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
