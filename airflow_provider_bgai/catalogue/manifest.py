@@ -1,7 +1,8 @@
 """The shop's product list, row by row: CSV, JSON lines or Parquet; from S3, the web or a path.
 
 A wrong row never stops the others: it comes out as a :class:`RefusedRow` that names file, row, field, value
-and rule. Rows stream, so 100,000 of them need no more memory than one (but for the SKUs seen so far).
+and rule. Rows stream, so 100,000 of them need no more memory than one (but for the SKUs seen so far). A cell has the
+same text in every format: nothing is ``""`` however an exporter writes it, and 1001.0 is 1001.
 """
 
 from __future__ import annotations
@@ -11,24 +12,37 @@ import io
 import json
 import re
 import tempfile
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
-from airflow_provider_bgai.storage import Storage
+from airflow_provider_bgai.layout import MAX_SEGMENT
+from airflow_provider_bgai.storage import Storage, split_uri
 
 REQUIRED = ("sku", "image")
 MAX_SKU = 128
 MAX_LINE = 1 << 20
 MAX_LINES = 100
 """Of one CSV row: quoted fields may hold line breaks."""
+MAX_BYTES = 1_000_000_000
+"""Of a file from the web."""
 
-_SCHEMES = ("s3://", "https://", "http://")
+_WEB = ("https://", "http://")
 _SPECIAL = re.compile(r"[/\\{}]")
+_ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\.0")
+_HOST = re.compile(r"[^\s\\<>\"^`{|}%]+")
+# What pandas, Python, JavaScript and databases write for a cell with nothing in it.
+_NOTHING = {"", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL"}
+_EXACT = 2**53
+"""From here on a float has lost digits."""
 
 
 class ManifestError(ValueError):
@@ -41,14 +55,17 @@ class Product:
 
     :param sku: checked to be safe as part of an S3 key.
     :param image: ``s3://``, ``https://`` or an absolute path; relative ones are resolved against the manifest.
-    :param fields: all columns as text, ``sku`` and ``image`` included; a recipe's templates may use them.
+    :param fields: all columns as text, ``sku`` and ``image`` included; a recipe's templates may use them. Empty cells
+        are ``""``.
     :param row: line number in the file (CSV, JSON lines) or row number (Parquet), from 1.
+    :param manifest: the file it stands in, without a query.
     """
 
     sku: str
     image: str
     fields: Mapping[str, str]
     row: int
+    manifest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,8 @@ class RefusedRow:
 class Manifest:
     """A manifest on local disk: iterate over it for products and refused rows in the file's order, as often as needed.
 
+    Rows with nothing in any cell are no rows.
+
     :param uri: where it came from, without a query (signatures stand there).
     """
 
@@ -81,8 +100,10 @@ class Manifest:
             for row, values in self._reader(self.uri, file):
                 if isinstance(values, str):
                     yield _refused(self.uri, row, None, f": {values}")
-                else:
-                    yield _check(self.uri, row, values, seen)
+                    continue
+                fields = {column_name(name): _text(value) for name, value in values.items()}
+                if any(fields.values()):
+                    yield _check(self.uri, row, fields, seen)
 
 
 @contextmanager
@@ -92,16 +113,16 @@ def open_manifest(uri: str, storage: Storage) -> Iterator[Manifest]:
     :param uri: ``s3://…``, ``https://…`` or a path, ending in ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
     :raises ManifestError: if there is no such file, or its name has no known ending.
     """
-    shown = uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+    place = uri.partition("?")[0] if uri.startswith(_WEB) else uri
     readers: dict[str, Reader] = {
         ".csv": _csv_rows,
         ".jsonl": _json_rows,
         ".ndjson": _json_rows,
         ".parquet": _parquet_rows,
     }
-    suffix = Path(shown).suffix.lower()
+    suffix = Path(place).suffix.lower()
     if suffix not in readers:
-        raise ManifestError(f"{shown}: must end in one of {', '.join(readers)}")
+        raise ManifestError(f"{place}: must end in one of {', '.join(readers)}")
     if "://" not in uri:
         if not Path(uri).is_file():
             raise ManifestError(f"{uri}: there is no such file")
@@ -113,12 +134,12 @@ def open_manifest(uri: str, storage: Storage) -> Iterator[Manifest]:
                 storage.download(uri, copy)
             except FileNotFoundError:
                 raise ManifestError(f"{uri}: there is no such object in S3") from None
-        elif uri.startswith(("http://", "https://")):
+        elif uri.startswith(_WEB):
             _fetch(uri, copy)
         else:
-            raise ManifestError(f"{shown}: must be a path, an s3:// or an https:// address")
+            raise ManifestError(f"{place}: must be a path, an s3:// or an https:// address")
         copy.flush()
-        yield Manifest(shown, readers[suffix], copy.name)
+        yield Manifest(place, readers[suffix], copy.name)
 
 
 def read_manifest(uri: str, storage: Storage) -> Iterator[Product | RefusedRow]:
@@ -127,31 +148,30 @@ def read_manifest(uri: str, storage: Storage) -> Iterator[Product | RefusedRow]:
         yield from manifest
 
 
-def _check(uri: str, row: int, values: Mapping[str, Any], seen: set[str]) -> Product | RefusedRow:
-    fields = {name: _text(value) for name, value in values.items()}
+def _check(uri: str, row: int, fields: dict[str, str], seen: set[str]) -> Product | RefusedRow:
     sku, image = fields.get("sku", "").strip(), fields.get("image", "").strip()
 
     def refused(field: str, value: str, rule: str) -> RefusedRow:
         return _refused(uri, row, sku, f", {field}={value[:80]!r}: {rule}")
 
-    try:
-        "".join([*fields, *fields.values()]).encode()
-    except UnicodeEncodeError:
+    if not _is_text("".join([*fields, *fields.values()])):
         name, value = next(item for item in fields.items() if not _is_text("".join(item)))
         return refused(name, value, "is not UTF-8 text")
     if (problem := sku_problem(sku)) is not None:
         return refused("sku", sku, problem)
-    if sku in seen:
-        rule = "stands in an earlier row already; each SKU may stand in one row only"
+    spelled = unicodedata.normalize("NFC", sku)
+    if spelled in seen:
+        rule = "stands in an earlier row already, or looks like one that does; each SKU may stand in one row only"
         return _refused(uri, row, None, f", sku={sku!r}: {rule}")
-    seen.add(sku)
+    seen.add(spelled)
     if not image:
-        return refused("image", image, "is empty; it must be a path, an s3:// or an https:// address")
-    image = _resolve(uri, image)
-    if "://" in image and not image.startswith(_SCHEMES):
-        return refused("image", image, "must be a path, an s3:// or an https:// address")
-    fields["sku"], fields["image"] = sku, image
-    return Product(sku, image, fields, row)
+        return refused("image", image, f"is empty; it {_ADDRESS}")
+    try:
+        address = resolve(image, uri)
+    except ValueError as error:
+        return refused("image", shown(image), str(error))
+    fields["sku"], fields["image"] = sku, address
+    return Product(sku, address, fields, row, uri)
 
 
 def _refused(uri: str, row: int, sku: str | None, message: str) -> RefusedRow:
@@ -174,49 +194,125 @@ def sku_problem(sku: str) -> str | None:
         return "is empty"
     if len(sku) > MAX_SKU:
         return f"has {len(sku)} characters; at most {MAX_SKU}"
+    if (size := len(sku.encode())) > MAX_SEGMENT:
+        return f"has {size} bytes; a part of an S3 key takes {MAX_SEGMENT}"
     if not sku.isprintable():
         return "contains control or other invisible characters"
     if _SPECIAL.search(sku):
         return "contains a character with a meaning in paths or templates: / \\ { }"
     if sku in (".", "..") or sku.lower().startswith("_bgai"):
         return "is reserved"
+    if _ROUNDED.fullmatch(sku):
+        return "is a rounded number; write all its digits"
     return None
 
 
-def _resolve(manifest: str, image: str) -> str:
-    if "://" in image:
-        return image
-    if manifest.startswith(("http://", "https://")):
-        return urljoin(manifest, image)  # what comes from the web names no files of this machine
-    if image.startswith("/"):
-        return image
-    folder, slash, _ = manifest.rpartition("/")
-    return f"{folder}{slash}{image}"
+_ADDRESS = "must be a path, an s3:// or an https:// address"
+
+
+def is_remote(address: str) -> bool:
+    """Whether something lies elsewhere: in S3 or on the web."""
+    return address.startswith(("s3://", *_WEB))
+
+
+def resolve(image: str, named_in: str) -> str:
+    """The address of a picture that a file names; relative ones lie beside that file.
+
+    :param named_in: the file: a path, an ``s3://`` or an ``https://`` address.
+    :raises ValueError: in words, without the picture's address, if it cannot be one, or is local to this machine and
+        the file is not.
+    """
+    remote = is_remote(named_in)
+    if remote and (image.startswith("/") or image[:5].lower() == "file:"):
+        raise ValueError("what lies in S3 or on the web may not name local files; write an s3:// or https:// address")
+    if "://" not in image:
+        if named_in.startswith(_WEB):
+            image = urljoin(named_in, image)
+        elif not image.startswith("/"):
+            folder, slash, _ = named_in.rpartition("/")
+            image = f"{folder}{slash}{image}"
+    if image.startswith("s3://"):
+        try:
+            _, key = split_uri(image)
+        except ValueError as error:
+            raise ValueError(str(error).rpartition(": ")[2]) from None
+        if not key or key.endswith("/"):
+            raise ValueError("must name an object, like s3://bucket/folder/picture.png")
+    elif image.startswith(_WEB):
+        if (problem := _link_problem(image)) is not None:
+            raise ValueError(problem)
+    elif remote or "://" in image:
+        raise ValueError(_ADDRESS)
+    return image
+
+
+def _link_problem(link: str) -> str | None:
+    """Why nothing can be fetched from a link; None if it may be tried."""
+    if not link.isprintable():
+        return "contains control or other invisible characters"
+    try:
+        parts = urlsplit(link)
+    except ValueError:
+        return "is no address; write it like https://host/picture.png"
+    if not parts.hostname:
+        return "names no host; write it like https://host/picture.png"
+    if not _HOST.fullmatch(parts.hostname):
+        return "is no address; write it like https://host/picture.png"
+    try:
+        possible = parts.port != 0
+    except ValueError:
+        possible = False
+    return None if possible else "has an impossible port; ports go from 1 to 65535"
+
+
+def shown(address: str) -> str:
+    """An address without what may be a key: query, user and password."""
+    return re.sub(r"(?<=://)[^/]*@", "", address.partition("?")[0]) if "://" in address else address
+
+
+@lru_cache(maxsize=1024)
+def column_name(name: str) -> str:
+    """A column's name in its one spelling."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if isinstance(value, str):
+        return "" if value.strip() in _NOTHING else value
+    if isinstance(value, bytes):
+        return _text(value.decode("utf-8", "surrogateescape"))
+    if value is None or value in ([], {}) or value != value:  # NaN, NaT
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict | list):
         return json.dumps(value, default=str, ensure_ascii=False)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return value if isinstance(value, str) else str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return str(int(value))
+    return str(value)
 
 
 def _fetch(uri: str, file: IO[bytes]) -> None:
+    """Copy a file from the web. :raises ManifestError: in words, without the query: signatures stand there."""
+    place = uri.partition("?")[0]
+    if (problem := _link_problem(uri)) is not None:
+        raise ManifestError(f"{place}: {problem}")
     import httpx
 
+    size = 0
     try:
         with httpx.stream("GET", uri, timeout=60, follow_redirects=True) as response:
-            response.raise_for_status()
+            if not response.is_success:
+                raise ManifestError(f"{place}: cannot be fetched: its server says {response.status_code}")
             for chunk in response.iter_bytes(1 << 20):
+                size += len(chunk)
+                if size > MAX_BYTES:
+                    raise ManifestError(f"{place}: is larger than {MAX_BYTES:,} bytes")
                 file.write(chunk)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        # The URL without its query: signatures stand there.
-        raise ManifestError(f"{uri.partition('?')[0]}: cannot be fetched: {type(error).__name__}") from None
+        raise ManifestError(f"{place}: cannot be fetched: {type(error).__name__}") from None
 
 
 # Each reader yields (row number, values by column) or (row number, what is wrong with the row).
@@ -229,7 +325,7 @@ def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
     lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
     reader = csv.reader(lines, strict=True)
     try:
-        columns = [name.strip() for name in next(reader, [])]
+        columns = [column_name(name) for name in next(reader, [])]
     except csv.Error as error:
         raise ManifestError(f"{uri}: the header is not CSV: {error}") from None
     _check_columns(uri, columns)
@@ -243,8 +339,10 @@ def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
             yield lines.give_back(), f"is not CSV: {error}"
             continue
         if len(values) == len(columns):
+            # CSV has no numbers, so 1001.0 is what some exporter made of 1001.
+            values = [cell[:-2] if cell.endswith(".0") and _WHOLE.fullmatch(cell) else cell for cell in values]
             yield lines.taken[0][0], dict(zip(columns, values, strict=True))
-        elif values:
+        elif any(map(_text, values)):
             yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
 
 
@@ -320,15 +418,15 @@ def _parquet_rows(uri: str, file: IO[bytes]) -> Rows:
 
     try:
         table = parquet.ParquetFile(file)
-        _check_columns(uri, table.schema_arrow.names)
+        _check_columns(uri, [column_name(name) for name in table.schema_arrow.names])
         number = 0
         for batch in table.iter_batches(batch_size=1000):
             for index in range(batch.num_rows):
                 number += 1
                 try:
                     (values,) = batch.slice(index, 1).to_pylist()
-                except UnicodeDecodeError as error:
-                    yield number, f"is not UTF-8 text: {error}"
+                except (ValueError, OverflowError) as error:  # not UTF-8; a date that Python has no room for
+                    yield number, f"cannot be read: {error}"
                 else:
                     yield number, values
     except (pyarrow.ArrowException, OSError) as error:
@@ -339,9 +437,9 @@ def _check_columns(uri: str, columns: Sequence[str]) -> None:
     if not _is_text("".join(columns)):
         raise ManifestError(f"{uri}: the header is not UTF-8 text")
     missing = [name for name in REQUIRED if name not in columns]
-    shown = ", ".join(ascii(name[:40]) for name in columns[:20]) or "none"
+    there = ", ".join(ascii(name[:40]) for name in columns[:20]) or "none"
     if missing:
-        raise ManifestError(f"{uri}: column(s) {', '.join(missing)} missing; it has {shown}")
+        raise ManifestError(f"{uri}: column(s) {', '.join(missing)} missing; it has {there}")
     doubled = sorted(name for name, count in Counter(columns).items() if count > 1)
     if doubled:
         raise ManifestError(f"{uri}: column(s) {', '.join(map(ascii, doubled))} stand in the header more than once")

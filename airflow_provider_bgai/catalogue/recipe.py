@@ -1,20 +1,22 @@
 """What to paint behind each product: templates over the manifest's columns, with overrides by category.
 
 A recipe is checked as a whole when it is loaded: unknown fields, broken templates and impossible values are found
-before anything is spent. What only a product can show (a column it does not have) is refused for that product alone.
+before anything is spent. What only a product can show (a column it does not have, or with nothing in it) is refused
+for that product alone: nobody pays for "a  cup on ".
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import (
     AfterValidator,
@@ -24,19 +26,22 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.manifest import Product
+from airflow_provider_bgai.catalogue.manifest import Product, column_name, is_remote, resolve, shown
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import MAX_SEGMENT
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage, split_uri
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_SEED = 2**31 - 1
 MAX_KEY = 900
-"""Bytes of a stable key; S3 takes 1,024 with the destination's prefix."""
+"""Bytes of a stable key, with a rendition's name; S3 takes 1,024 with the destination's prefix."""
+LONGEST_EXTENSION = "webp"
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
 
@@ -62,7 +67,48 @@ def _compile(text: str) -> Any:
     return _ENVIRONMENT.from_string(text)
 
 
+class _EmptyColumnError(UndefinedError):
+    """A template prints a column that has nothing in it."""
+
+
+class _Empty(Undefined):
+    """The value of an empty column: may be asked about and given a default, but not printed."""
+
+    __slots__ = ()
+    __str__ = Undefined._fail_with_undefined_error
+    __hash__ = Undefined.__hash__
+
+    def __eq__(self, other: Any) -> bool:
+        return other == "" or isinstance(other, _Empty)
+
+
+@lru_cache(maxsize=1024)
+def _empty(column: str) -> _Empty:
+    rule = f"is empty; fill it in, or write {{{{ {column} | default('…') }}}} or {{% if {column} %}}"
+    return _Empty(f"column {column!r} {rule}", name=column, exc=_EmptyColumnError)
+
+
+def _beside(text: str, info: ValidationInfo) -> str:
+    text = text.strip()
+    return resolve(text, (info.context or {}).get("where", "")) if text and not _compile(text) else text
+
+
+def _spelled_once(categories: dict[str, Style]) -> dict[str, Style]:
+    spelled: dict[str, Style] = {}
+    for name, style in categories.items():
+        name = _category(name)
+        if name in spelled:
+            raise ValueError(f"{name!r} stands there twice")
+        spelled[name] = style
+    return spelled
+
+
+def _category(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip())
+
+
 Text = Annotated[str, AfterValidator(_template)]
+Column = Annotated[str, AfterValidator(column_name)]
 
 
 class Seed(BaseModel):
@@ -91,14 +137,16 @@ class Seed(BaseModel):
         if self.policy in ("none", "fixed"):
             return self.value
         key = f"{self.policy}\0{sku if self.policy == 'sku' else category}\0{self.value or ''}"
-        return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % MAX_SEED
+        spelled = unicodedata.normalize("NFC", key).encode()
+        return 1 + int.from_bytes(hashlib.sha256(spelled).digest()[:8], "big") % MAX_SEED
 
 
 class Style(Finishing):
     """What may differ by category. Texts are Jinja templates over the product's columns.
 
     :param prompt, negative_prompt, count, template, guidance_image, guidance_scale, options: as in
-        :class:`~airflow_provider_bgai.models.BackgroundRequest`.
+        :class:`~airflow_provider_bgai.models.BackgroundRequest`. A relative guidance image lies beside the recipe,
+        one that is a template beside the manifest.
     :param name: the picture's key below the destination, with ``{ext}``, and ``{index}`` where there are several.
         Left out, it is the SKU.
 
@@ -113,7 +161,7 @@ class Style(Finishing):
     seed: Seed = Seed()
     count: int = Field(default=1, ge=1)
     template: Text | int | None = None
-    guidance_image: Text | None = None
+    guidance_image: Annotated[Text, AfterValidator(_beside)] | None = None
     guidance_scale: float | None = Field(default=None, ge=0, le=1)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     name: Text | None = None
@@ -138,12 +186,11 @@ class Recipe(Style):
     """
 
     version: int = 1
-    priority: str | None = None
-    category: str = "category"
-    categories: dict[str, Style] = Field(default_factory=dict)
+    priority: Column | None = None
+    category: Column = "category"
+    categories: Annotated[dict[str, Style], AfterValidator(_spelled_once)] = Field(default_factory=dict)
 
     _where: str = PrivateAttr("recipe")
-    _painters: dict[str, _Painter] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_names(self) -> Recipe:
@@ -187,7 +234,7 @@ class Recipe(Style):
     def category_of(self, product: Product) -> str:
         """The product's category. :raises InvalidRequestError: if the recipe needs one and there is no such column."""
         if self.category in product.fields:
-            return product.fields[self.category].strip()
+            return _category(product.fields[self.category])
         if self.categories or self.seed.policy == "category":
             raise self._refuse(product, "category", f"{self.category!r} is not a column of the manifest")
         return ""
@@ -217,27 +264,34 @@ class Recipe(Style):
 
         :raises InvalidRequestError: if it is not safe as a key.
         """
-        name = self._painter(self.category_of(product)).name(self, product)
-        problem = _key_problem(name)
+        painter = self._painter(self.category_of(product))
+        name = painter.name(self, product)
+        problem = _key_problem(name, painter.constant["count"], painter.folder)
         if problem:
             raise self._refuse(product, "name", f"{name[:120]!r} {problem}")
         return name
 
+    @cached_property
+    def painters(self) -> Mapping[str, _Painter]:
+        """Every category's style made ready; ``""`` for the others. A plain attribute: every product asks for it."""
+        return {name: _Painter.of(self.style(name)) for name in ("", *self.categories)}
+
     def _painter(self, category: str) -> _Painter:
-        known = category if category in self.categories else ""
-        if known not in self._painters:
-            self._painters[known] = _Painter.of(self.style(category))
-        return self._painters[known]
+        painters = self.painters
+        return painters.get(category) or painters[""]
 
     def _refuse(self, product: Product, field: str, problem: str) -> InvalidRequestError:
-        return InvalidRequestError(f"{self._where}, {field}: SKU {product.sku!r} (row {product.row}): {problem}")
+        row = f"{product.manifest}, row {product.row}"
+        return InvalidRequestError(f"{self._where}, {field}: SKU {product.sku!r} ({row}): {problem}")
 
     def _render(self, product: Product, field: str, text: str) -> str:
         template = _compile(text)
         if template is None:
             return text
         try:
-            return template.render(product.fields)
+            return template.render({name: value or _empty(name) for name, value in product.fields.items()})
+        except _EmptyColumnError as error:
+            raise self._refuse(product, field, str(error.message)) from None
         except UndefinedError as error:
             columns = ", ".join(product.fields)
             raise self._refuse(product, field, f"{error.message}; the manifest's columns are {columns}") from None
@@ -247,13 +301,17 @@ class Recipe(Style):
 
 @dataclass(frozen=True, slots=True)
 class _Painter:
-    """A style made ready for many products: what is a template, and what is the same for all."""
+    """A style made ready for many products: what is a template, and what is the same for all.
+
+    :param folder: the longest one that keys are published under once more: a rendition's name.
+    """
 
     texts: Mapping[str, str]
     constant: Mapping[str, Any]
     options: Mapping[str, Any]
     seed: Seed
     key: str
+    folder: str
 
     @classmethod
     def of(cls, style: Style) -> _Painter:
@@ -263,10 +321,18 @@ class _Painter:
         constant = {name: value for name, value in values.items() if name not in texts}
         constant |= {"count": style.count, "guidance_scale": style.guidance_scale}
         key = style.name or ("{{ sku }}.{ext}" if style.count == 1 else "{{ sku }}-{index}.{ext}")
-        return cls(texts, constant, style.options, style.seed, key)
+        folder = max((f"{name}/" for name in style.renditions), key=len, default="")
+        return cls(texts, constant, style.options, style.seed, key, folder)
 
     def request(self, recipe: Recipe, product: Product, category: str) -> BackgroundRequest:
         texts: dict[str, Any] = {name: recipe._render(product, name, text) for name, text in self.texts.items()}
+        if guidance := texts.get("guidance_image", "").strip():
+            # Both have written it, so both have to be this machine's for it to be one of its files.
+            foreign = is_remote(recipe._where) and not is_remote(product.manifest)
+            try:
+                texts["guidance_image"] = resolve(guidance, recipe._where if foreign else product.manifest)
+            except ValueError as error:
+                raise recipe._refuse(product, "guidance_image", f"{shown(guidance)[:80]!r} {error}") from None
         options = {
             name: recipe._render(product, f"options[{name!r}]", value) if isinstance(value, str) else value
             for name, value in self.options.items()
@@ -305,7 +371,7 @@ def load_recipe(recipe: str | Mapping[str, Any], storage: Storage) -> Recipe:
     if not isinstance(recipe, Mapping):
         raise RecipeError(f"{where}: must be a mapping of fields like prompt and count, not {type(recipe).__name__}")
     try:
-        loaded = Recipe.model_validate(dict(recipe))
+        loaded = Recipe.model_validate(dict(recipe), context={"where": where})
     except ValidationError as error:
         raise RecipeError("\n".join(_problem(where, item, recipe) for item in error.errors())) from None
     loaded._where = where
@@ -332,14 +398,15 @@ def _problem(where: str, error: Any, recipe: Mapping[str, Any]) -> str:
     value: Any = recipe
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
-    shown = f"={json.dumps(value, default=str)[:80]}" if path and not isinstance(value, Mapping) else ""
+    value = shown(value) if isinstance(value, str) else value
+    given = f"={json.dumps(value, default=str)[:80]}" if path and not isinstance(value, Mapping) else ""
     rules = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "there is no such field")
     message = rules.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return f"{where}, {'.'.join(path)}{shown}: {message}" if path else f"{where}: {message}"
+    return f"{where}, {'.'.join(path)}{given}: {message}" if path else f"{where}: {message}"
 
 
-def _key_problem(name: str) -> str | None:
-    rest = name.replace("{index}", "1").replace("{ext}", "png")
+def _key_problem(name: str, count: int, folder: str) -> str | None:
+    rest = name.replace("{index}", str(count)).replace("{ext}", LONGEST_EXTENSION)
     if "{" in rest or "}" in rest or "\\" in rest:
         return "may hold {index} and {ext}, and no other braces or backslashes"
     if not rest or rest.endswith("/"):
@@ -348,12 +415,15 @@ def _key_problem(name: str) -> str | None:
         return "is reserved: _bgai/ holds the records"
     try:
         split_uri(f"s3://bucket/{rest}")
-        long = len(rest.encode()) > MAX_KEY
+        longest = max(len(part.encode()) for part in rest.split("/"))
+        size = len(f"{folder}{rest}".encode())
     except InvalidRequestError as error:
         return str(error).rpartition(": ")[2]
     except UnicodeEncodeError:
         return "is not UTF-8 text"
-    return f"is longer than {MAX_KEY} bytes" if long else None
+    if longest > MAX_SEGMENT:
+        return f"has a part of {longest} bytes between slashes; at most {MAX_SEGMENT}"
+    return f"is longer than {MAX_KEY} bytes" if size > MAX_KEY else None
 
 
 def _digest(value: Any) -> str:

@@ -6,12 +6,14 @@ import http.server
 import json
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_bgai.catalogue import manifest as module
 from airflow_provider_bgai.catalogue.manifest import (
     MAX_LINE,
     ManifestError,
@@ -66,8 +68,144 @@ def test_every_format_gives_the_same_products_from_a_path_and_from_s3(suffix, re
     assert [it.row for it in from_path] == ([2, 3] if suffix == "csv" else [1, 2])
 
 
-def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path):
-    (tmp_path / "products.csv").write_text("sku,image\na,images/a.png\nb,/etc/b.png\n")
+FLOAT_ROWS = [
+    # What a data frame makes of whole numbers beside an empty cell, and of empty cells.
+    {"sku": 1001.0, "image": "a.png", "title": "Cup 2.0", "colour": None, "rank": float("nan"), "size": 1.5},
+    {"sku": None, "image": None, "title": None, "colour": None, "rank": float("nan"), "size": None},
+    {"sku": 1002.0, "image": "b.png", "title": " ", "colour": "red", "rank": 4.0, "size": None},
+]
+FLOAT_CSV = """sku,image,title,colour,rank,size
+1001.0,a.png,Cup 2.0,None,nan,1.5
+,,,,,
+1002.0,b.png," ",red,4.0,<NA>
+"""
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_empty_is_empty_and_a_whole_number_is_whole_in_every_format(suffix, read):
+    if suffix == "parquet":
+        parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.Table.from_pylist(FLOAT_ROWS), sink)
+        data = sink.getvalue().to_pybytes()
+    else:
+        data = FLOAT_CSV if suffix == "csv" else "\n".join(map(json.dumps, FLOAT_ROWS))
+    one, two = read(data, f"p.{suffix}")
+    assert [one.sku, two.sku] == ["1001", "1002"]
+    assert [list(it.fields.values())[2:] for it in (one, two)] == [["Cup 2.0", "", "", "1.5"], ["", "red", "4", ""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("null", ""),
+        ("NaN", ""),
+        ('"nan"', ""),
+        ('"None"', ""),
+        ('"Nan"', "Nan"),
+        ('"2.0"', "2.0"),
+        ("-3.0", "-3"),
+        ("1e15", "1000000000000000"),
+        ("1e300", "1e+300"),
+        ("0.1", "0.1"),
+        ("[]", ""),
+        ("false", "false"),
+        ("0", "0"),
+    ],
+)
+def test_a_json_value_has_one_text(read, value, text):
+    (found,) = read(f'{{"sku": "a", "image": "a.png", "x": {value}}}', "p.jsonl")
+    assert found.fields["x"] == text
+
+
+@pytest.mark.parametrize("sku", ["4.00638E+12", "1.2345678901234568e+17"])
+def test_a_sku_whose_digits_a_spreadsheet_has_rounded_away_is_refused(read, sku):
+    (found,) = read(f"sku,image\n{sku},a.png\n")
+    assert f"sku={sku!r}: is a rounded number; write all its digits" in found.message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "row"),
+    [
+        ("p.csv", "sku,image,title\n,,\n , ,\n\n,\n,,,,\nnan,None,\nz,z.png,x\n,,\n", 8),
+        ("p.jsonl", '{}\n{"sku": null, "image": ""}\n{"title": NaN}\n\n{"sku": "z", "image": "z.png"}\n', 5),
+    ],
+)
+def test_rows_of_nothing_are_no_rows(read, name, data, row):
+    assert [(it.sku, it.row) for it in read(data, name)] == [("z", row)]
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        ("http://host:99999/a.png", "has an impossible port; ports go from 1 to 65535"),
+        ("https://host:0/a.png", "has an impossible port"),
+        ("https://host:x/a.png", "has an impossible port"),
+        ("https://", "names no host"),
+        ("https:///a.png", "names no host"),
+        ("https://:443/a.png", "names no host"),
+        ("https://[::1/a.png", "is no address"),
+        ("https://a b/a.png", "is no address"),
+        ("https://host/a\tb.png", "contains control"),
+        ("s3://shop", "must name an object"),
+        ("s3://shop/a/../b.png", "'.' and '..' are not allowed in an S3 key"),
+        ("s3:///a.png", "must be an S3 URI like s3://bucket/key"),
+        ("file:///srv/a.png", "must be a path, an s3:// or an https:// address"),
+        ("ftp://shop/a.png?signature=secret", "must be a path"),
+    ],
+)
+def test_an_impossible_link_is_refused_with_words(read, image, problem):
+    good, refused = read(f"sku,image\ngood,https://host:8443/a%20b.png?x=1\na,{image}\n")
+    assert good.image == "https://host:8443/a%20b.png?x=1"
+    assert "products.csv, row 3, image='" in refused.message
+    assert problem in refused.message
+
+
+def test_a_refusal_shows_no_signature_of_a_link(read):
+    (refused,) = read("sku,image\na,https://user:secret@host:99999/a.png?signature=secret\n")
+    assert "image='https://host:99999/a.png'" in refused.message
+
+
+def test_a_sku_that_only_looks_different_to_a_machine_is_a_double(read):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    first, second = read(f"sku,image\n{decomposed},a.png\n{composed},b.png\n")
+    assert first.sku == decomposed
+    assert f"row 3, sku={composed!r}: stands in an earlier row" in second.message
+
+
+def test_a_sku_fits_into_one_part_of_a_key(read):
+    fits, long = read(f"sku,image\n{'x' * 3 + '鞋' * 84},a.png\n{'鞋' * 86},b.png\n")
+    assert isinstance(fits, Product)
+    assert "has 258 bytes; a part of an S3 key takes 255" in long.message
+
+
+def test_column_names_are_spelled_one_way_in_every_format(read):
+    for name, data in (
+        ("p.csv", "sku,image, gro\u0308sse \na,a.png,L\n"),
+        ("p.jsonl", '{"sku": "a", "image": "a.png", " gro\u0308sse ": "L"}'),
+    ):
+        (found,) = read(data, name)
+        assert found.fields["gr\u00f6sse"] == "L"
+
+
+@pytest.mark.parametrize("image", ["/etc/b.png", "//etc/b.png", "file:///etc/b.png", "FILE:/etc/b.png", "file:b.png"])
+def test_a_manifest_in_s3_names_no_files_of_this_machine(image, storage, upload):
+    uri = upload("shelf/products.csv", f"sku,image\na,images/a.png\nb,{image}\nc,s3://shop/c.png\n".encode())
+    first, refused, last = read_manifest(uri, storage)
+    assert (first.image, last.image) == (uri.replace("products.csv", "images/a.png"), "s3://shop/c.png")
+    assert f"{uri}, row 3, image={image!r}: what lies in S3 or on the web may not name local files" in refused.message
+
+
+def test_a_manifest_in_s3_names_nothing_above_its_bucket(storage, upload):
+    uri = upload("shelf/products.csv", b"sku,image\na,../../../etc/passwd\n")
+    (refused,) = read_manifest(uri, storage)
+    assert "image='../../../etc/passwd'" in refused.message
+    assert "'.' and '..' are not allowed in an S3 key" in refused.message
+
+
+@pytest.fixture
+def web(tmp_path) -> Iterator[str]:
+    """A web server of what lies in ``tmp_path``."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args, **kwargs):
@@ -78,14 +216,37 @@ def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        root = f"http://127.0.0.1:{server.server_port}"
-        with open_manifest(f"{root}/products.csv?signature=secret", Storage(None)) as manifest:
-            assert [row.image for row in manifest] == [f"{root}/images/a.png", f"{root}/etc/b.png"]
-            assert "secret" not in manifest.uri
-        with pytest.raises(ManifestError, match="cannot be fetched") as error:
-            list(read_manifest(f"{root}/nothing.csv?signature=secret", Storage(None)))
-        assert "secret" not in str(error.value)
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path, web):
+    images = ["images/a.png", "../../a.png", "/etc/b.png", "file:///etc/b.png", "x:/etc/b.png", "//["]
+    (tmp_path / "p.csv").write_text("sku,image\n" + "".join(f"{n},{image}\n" for n, image in enumerate(images)))
+    with open_manifest(f"{web}/p.csv?signature=secret", Storage(None)) as manifest:
+        one, two, *refused = manifest
+        assert [one.image, two.image] == [f"{web}/images/a.png", f"{web}/a.png"]
+        assert all(isinstance(it, RefusedRow) for it in refused)
+        assert "may not name local files" in refused[0].message
+        assert "secret" not in manifest.uri + "".join(it.message for it in refused)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("{web}/nothing.csv?signature=secret", "cannot be fetched: its server says 404"),
+        ("{web}/large.csv?signature=secret", "is larger than 1,000 bytes"),
+        ("http://127.0.0.1:1/p.csv?signature=secret", "cannot be fetched: ConnectError"),
+        ("http://127.0.0.1:99999/p.csv?signature=secret", "has an impossible port"),
+    ],
+)
+def test_a_manifest_that_cannot_be_fetched_is_refused_in_words(tmp_path, web, monkeypatch, address, problem):
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    (tmp_path / "large.csv").write_bytes(b"sku,image\n" * 101)
+    with pytest.raises(ManifestError) as error:
+        list(read_manifest(address.format(web=web), Storage(None)))
+    assert problem in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +274,9 @@ def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path):
     ],
 )
 def test_a_wrong_csv_row_is_named_and_stops_no_other(read, row, field, rule):
-    found = read(b"sku,image,title\ngood,s3://shop/a.png,x\n" + row + b"\nlast,s3://shop/z.png,x\nend,s3://z.png,x\n")
+    found = read(
+        b"sku,image,title\ngood,s3://shop/a.png,x\n" + row + b"\nlast,s3://shop/z.png,x\nend,s3://shop/end.png,x\n"
+    )
     good = [it.sku for it in found if isinstance(it, Product)]
     if field is None:  # quotation marks in an unquoted field are just text
         assert good == ["good", "b", "last", "end"]
@@ -162,6 +325,16 @@ def test_a_wrong_json_line_is_named_and_stops_no_other(read, line, problem):
     refused.message.encode()
 
 
+def test_a_parquet_value_that_cannot_be_read_costs_its_own_row_only(read):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    moments = pyarrow.array([0, 2**62, None], pyarrow.timestamp("us"))
+    sink, columns = pyarrow.BufferOutputStream(), {"sku": ["a", "b", "c"], "image": ["a.png"] * 3, "since": moments}
+    parquet.write_table(pyarrow.table(columns), sink)
+    first, refused, last = read(sink.getvalue().to_pybytes(), "p.parquet")
+    assert (first.sku, last.fields["since"]) == ("a", "")
+    assert "p.parquet, row 2: cannot be read: " in refused.message
+
+
 def test_values_come_out_as_text(read):
     row = {"sku": 12, "image": "a.png", "n": 1.5, "flag": True, "none": None, "list": ["é"]}
     (found,) = read(json.dumps(row), "p.jsonl")
@@ -177,11 +350,11 @@ def test_values_come_out_as_text(read):
 def test_relative_images_lie_beside_the_manifest(read, tmp_path, storage, upload):
     (found,) = read("sku,image\na,images/a.png\n")
     assert found.image == f"{tmp_path}/images/a.png"
-    uri = upload("shelf/products.csv", b"sku,image\na,images/a.png\nb,/data/b.png\n")
-    assert [it.image for it in read_manifest(uri, storage)] == [
-        uri.replace("products.csv", "images/a.png"),
-        "/data/b.png",
-    ]
+    (found,) = read("sku,image\na,/data/a.png\n")
+    assert found.image == "/data/a.png"
+    uri = upload("shelf/products.csv", b"sku,image\na,images/a.png\n")
+    (found,) = read_manifest(uri, storage)
+    assert found.image == uri.replace("products.csv", "images/a.png")
 
 
 def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(read):
@@ -242,7 +415,9 @@ def test_any_text_a_csv_writer_writes_is_read_or_refused_row_by_row(tmp_path_fac
         writer.writerow(["sku", "image", "one", "two"])
         writer.writerows([sku, "a.png", one, two] for sku, one, two in texts)
     found = list(read_manifest(str(path), Storage(None)))
-    assert [(it.sku, it.fields["one"], it.fields["two"]) for it in found] == texts
+    assert [(it.sku, it.fields["one"], it.fields["two"]) for it in found] == [
+        tuple(text if text.strip() else "" for text in row) for row in texts
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def load(recipe) -> Recipe:
 
 def product(sku: str = "A-1", **fields: str) -> Product:
     known = {"sku": sku, "image": "s3://shop/a.png", "title": "Cup", "surface": "OAK", "category": "kitchen"} | fields
-    return Product(sku, known["image"], known, 7)
+    return Product(sku, known["image"], known, 7, "products.csv")
 
 
 def test_a_recipe_comes_from_a_mapping_text_a_path_or_s3(tmp_path, storage, upload):
@@ -60,7 +61,7 @@ def test_a_category_overrides_what_it_names_and_no_more():
     recipe = load(YAML)
     shoes, art = recipe.request(product(category="shoes")), recipe.request(product(category="art"))
     assert (shoes.prompt, shoes.count, shoes.negative_prompt, shoes.options) == ("Cup on oak", 1, "feet", {})
-    assert (art.prompt, art.template, art.count) == (None, "17", 2)
+    assert (art.prompt, art.template, art.count) == (None, 17, 2)
     assert recipe.name_of(product()) == "A-1-{index}.{ext}"
     assert recipe.name_of(product(category="shoes")) == "A-1.{ext}"
 
@@ -79,6 +80,10 @@ def test_a_category_overrides_what_it_names_and_no_more():
         ({"options": {"a": "{{"}}, "options\\['a'\\] is not a template"),
         ({"count": 2, "name": "{{ sku }}.{ext}"}, "needs {index}"),
         ({"name": "{{ sku }}.{ext}", "categories": {"art": {"count": 2}}}, "categories.art: name=.* needs {index}"),
+        (
+            {"guidance_image": "https://u:secret@host:99999/a?s=secret"},
+            '"https://host:99999/a": has an impossible port',
+        ),
         ({"categories": {"art": {"version": 2}}}, "recipe, categories.art.version=2: there is no such field"),
         ({"categories": {"art": {"prompt": "{% if %}"}}}, "recipe, categories.art.prompt=.*is not a template"),
         ("no-such-file.yaml", "no-such-file.yaml: there is no such recipe"),
@@ -119,15 +124,124 @@ def test_all_wrong_fields_are_said_at_once():
         ("name", "_bgai/{{ sku }}", "is reserved"),
         ("name", "{{ sku }}.{extension}", "no other braces"),
         ("name", "{{ sku }}/", "must name a picture, not a folder"),
-        ("name", "{{ sku * 900 }}.{ext}", "is longer than 900 bytes"),
+        ("name", "{{ (sku ~ '/') * 230 }}.{ext}", "is longer than 900 bytes"),
+        ("name", "{{ sku * 900 }}.{ext}", "has a part of 2705 bytes between slashes; at most 255"),
+        (
+            "prompt",
+            "{{ title }} in {{ colour }}",
+            "column 'colour' is empty; fill it in, or write {{ colour | default(",
+        ),
+        ("negative_prompt", "{{ colour | lower }}", "column 'colour' is empty"),
+        ("template", "{{ colour ~ 1 }}", "column 'colour' is empty"),
+        ("options", {"x": "{{ [title, colour] | join }}"}, "column 'colour' is empty"),
+        ("name", "{{ colour }}.{ext}", "column 'colour' is empty"),
+        ("guidance_image", "https://host:99999/{{ title }}.png", "has an impossible port"),
     ],
 )
 def test_what_only_a_product_shows_is_refused_for_that_product(field, text, problem):
     recipe = load({"prompt": "x", field: text})
+    field = "options['x']" if field == "options" else field
     with pytest.raises(InvalidRequestError) as error:
-        (recipe.name_of if field == "name" else recipe.request)(product())
-    assert str(error.value).startswith(f"recipe, {field}: SKU 'A-1' (row 7): ")
+        (recipe.name_of if field == "name" else recipe.request)(product(colour=""))
+    assert str(error.value).startswith(f"recipe, {field}: SKU 'A-1' (products.csv, row 7): ")
     assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "empty", "red"),
+    [
+        ("a cup{% if colour %} in {{ colour }}{% endif %}", "a cup", "a cup in red"),
+        ("a {{ colour | default('plain') }} cup", "a plain cup", "a red cup"),
+        ("a {{ colour or 'plain' }} cup", "a plain cup", "a red cup"),
+        ("a cup{% if colour != '' %} in {{ colour }}{% endif %}", "a cup", "a cup in red"),
+        ("{{ 'warm' if colour == 'red' else 'cool' }}", "cool", "warm"),
+        ("{{ [title, colour] | select | join(', ') }}", "Cup", "Cup, red"),
+    ],
+)
+def test_a_template_may_provide_for_an_empty_column(prompt, empty, red):
+    recipe = load({"prompt": prompt})
+    assert [recipe.request(product(colour=colour)).prompt for colour in ("", "red")] == [empty, red]
+
+
+def test_one_wish_is_one_request_however_it_is_spelled():
+    text = {
+        "prompt": "{{ title }} in {{ cafe }}",
+        "template": "{{ scene }}",
+        "options": {"style": "{{ cafe }}"},
+        "seed": {"policy": "category"},
+    }
+    one = load(text | {"guidance_scale": 0.1})
+    other = load(text | {"guidance_scale": "0.1", "prompt": text["prompt"] + "\n"})
+    other.options["padding"] = None
+    plain = product(cafe="caf\u00e9", scene="5", category="caf\u00e9")
+    odd = product(cafe="cafe\u0301", scene="5\n", category=" cafe\u0301", title="Cup")
+    assert one.request(plain) == one.request(odd) == other.request(odd)
+
+
+def test_a_category_is_found_however_it_is_spelled():
+    recipe = load({"prompt": "x", "categories": {"cafe\u0301 ": {"prompt": "y"}}})
+    assert recipe.request(product(category="caf\u00e9")).prompt == "y"
+    with pytest.raises(RecipeError, match="categories: 'caf\u00e9' stands there twice"):
+        load({"prompt": "x", "categories": {"cafe\u0301": {}, "caf\u00e9": {}}})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sku", "fits"),
+    [
+        ({}, "x" * 250, True),
+        ({}, "x" * 251, False),
+        ({}, "鞋" * 84, False),
+        ({"count": 10}, "x" * 247, True),
+        ({"count": 10}, "x" * 248, False),
+        ({"name": "shoes/{{ sku }}.{ext}"}, "x" * 250, True),
+        ({"name": "{{ sku }}/1.{ext}"}, "x" * 255, True),
+        ({"name": "{{ sku }}/1.{ext}"}, "x" * 256, False),
+    ],
+)
+def test_a_part_of_a_key_has_255_bytes_with_index_and_extension(recipe, sku, fits):
+    loaded = load({"prompt": "x", **recipe})
+    if fits:
+        assert sku in loaded.name_of(product(sku))
+    else:
+        with pytest.raises(InvalidRequestError, match="between slashes; at most 255"):
+            loaded.name_of(product(sku))
+
+
+def test_a_key_is_short_enough_with_the_name_of_each_rendition():
+    name = "/".join(["x" * 200] * 4) + "/{{ sku }}.{ext}"
+    thumbs = {"renditions": {"t" * 64: {"width": 10}}}
+    assert load({"prompt": "x", "name": name}).name_of(product("x" * 90))
+    assert load({"prompt": "x", "name": name, **thumbs}).name_of(product("x" * 20))
+    with pytest.raises(InvalidRequestError, match="is longer than 900 bytes"):
+        load({"prompt": "x", "name": name, **thumbs}).name_of(product("x" * 90))
+
+
+@pytest.mark.parametrize("mood", ["/etc/passwd", "file:///etc/passwd", "/opt/moods/red.png"])
+def test_no_column_of_a_foreign_manifest_names_a_local_guidance_image(mood):
+    recipe = load({"prompt": "x", "guidance_image": "{{ mood }}"})
+    known = {"sku": "a", "image": "s3://shop/a.png", "mood": mood}
+    with pytest.raises(InvalidRequestError, match="guidance_image.*may not name local files"):
+        recipe.request(Product("a", known["image"], known, 2, "s3://shop/products.csv"))
+    if not mood.startswith("file"):
+        assert recipe.request(Product("a", known["image"], known, 2, "/srv/products.csv")).guidance_image == mood
+
+
+def test_a_guidance_image_lies_beside_the_file_that_names_it(tmp_path):
+    (tmp_path / "r.yaml").write_text("prompt: x\nguidance_image: moods/red.png\n")
+    assert load(str(tmp_path / "r.yaml")).request(product()).guidance_image == f"{tmp_path}/moods/red.png"
+    rendered = load({"prompt": "x", "guidance_image": "moods/{{ title }}.png"})
+    known = {"sku": "a", "image": "s3://shop/a.png", "title": "Cup"}
+    found = rendered.request(Product("a", known["image"], known, 2, "s3://shop/lists/products.csv"))
+    assert found.guidance_image == "s3://shop/lists/moods/Cup.png"
+
+
+def test_a_recipe_in_s3_names_no_local_guidance_image(storage, upload):
+    uri = upload("recipes/hidden.yaml", b"prompt: x\nguidance_image: \"{{ '/etc' }}/passwd\"\n")
+    with pytest.raises(InvalidRequestError, match="guidance_image.* '/etc/passwd' .*may not name local files"):
+        load_recipe(uri, storage).request(product())
+    uri = upload("recipes/local.yaml", b"prompt: x\ncategories: {art: {guidance_image: /etc/passwd}}\n")
+    with pytest.raises(RecipeError, match="categories.art.guidance_image=.*may not name local files"):
+        load_recipe(uri, storage)
 
 
 def test_a_product_cannot_write_templates():
@@ -136,7 +250,7 @@ def test_a_product_cannot_write_templates():
 
 
 def test_a_missing_category_column_is_an_error_where_the_recipe_needs_it():
-    rows = Product("a", "a.png", {"sku": "a", "image": "a.png"}, 2)
+    rows = Product("a", "a.png", {"sku": "a", "image": "a.png"}, 2, "products.csv")
     assert load({"prompt": "x"}).category_of(rows) == ""
     for needs in ({"categories": {"art": {}}}, {"seed": {"policy": "category"}}):
         with pytest.raises(InvalidRequestError, match="'category' is not a column of the manifest"):
@@ -148,7 +262,7 @@ def test_a_seed_belongs_to_its_sku_and_fits_every_vendor(sku, other, value):
     policy = Seed(policy="sku", value=value)
     assert policy.of(sku, "x") == policy.of(sku, "y")
     assert 1 <= policy.of(sku, "x") <= MAX_SEED
-    assert (policy.of(sku, "x") == policy.of(other, "x")) == (sku == other)
+    assert (policy.of(sku, "x") == policy.of(other, "x")) == (normalize("NFC", sku) == normalize("NFC", other))
 
 
 def test_seeds_stay_the_same_from_release_to_release():
