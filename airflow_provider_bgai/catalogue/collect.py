@@ -1,4 +1,8 @@
-"""What a run asks to be published: what became of every SKU, and which picture each of its keys shall show."""
+"""What a run asks to be published: what became of every SKU, and which picture each of its keys shall show.
+
+Which pictures have landed is read off their names, as the plan does: of a wish's calls the latest one with pictures
+counts. A product that nobody has finished as the recipe asks keeps what it had, and the next plan sees to it.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,35 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import ValidationError
 
-from airflow_provider_bgai.catalogue.landing import name_output
-from airflow_provider_bgai.catalogue.ledger import Ledger
-from airflow_provider_bgai.catalogue.plan import PlanRecord, read_plan
-from airflow_provider_bgai.catalogue.records import Finished, Result, Wanted
+from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.landing import name_output
+from airflow_provider_bgai.buying.record import Output
+from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
+from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
-from airflow_provider_bgai.catalogue.versions import Entry, M, Place, PublishError, stream_lines
+from airflow_provider_bgai.catalogue.versions import Entry, Place, PublishError
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import picture_of
+from airflow_provider_bgai.lines import M, stream_lines
 from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
+
+HEX = "0123456789abcdef"
+NOT_FINISHED = "Its picture is not finished as the recipe asks; the next plan sees to it"
 
 
 class Collector:
     """Fills a scratch database with a run.
 
-    :raises PublishError: if there is no such run, or a record cannot be read.
+    :raises PublishError: if there is no such run.
     """
 
     def __init__(self, storage: Storage, place: Place, scratch: Scratch) -> None:
         self.storage, self.place, self.scratch = storage, place, scratch
-        uri = f"{place.folder}/plan.json"
+        self.ledger = Ledger(storage, place.layout.root)
+        uri = place.run.plan
         try:
             self.plan: PlanRecord = read_plan(storage, uri)
         except FileNotFoundError:
@@ -40,15 +51,18 @@ class Collector:
 
     def load_results(self) -> None:
         """Planned, then generated, then what the generate stage owes an answer for."""
-        # What the plan names, not what is there: a plan made anew may leave files of the one before.
-        for result in self._lines(self.plan.planned, Result):
+        run = self.place.run
+        # What the plan names, not what is there: a plan made anew may leave files of the one before. And by name
+        # only: a catalogue that was copied has its files here, wherever the plan was made.
+        planned = (f"{run.planned}/{uri.rpartition('/')[2]}" for uri in self.plan.planned)
+        shards = [f"{run.shards}/{uri.rpartition('/')[2]}" for uri in self.plan.shards]
+        for result in self._lines(planned, Result):
             # Refused ones are rows of the shop's list, which replace neither each other nor a product.
             is_row = result.outcome == "refused"
             self.scratch.put_result(result, "into refused_rows" if is_row else "or replace into results")
-        results = (f"{self.place.folder}/results/{shard.rpartition('/')[2]}" for shard in self.plan.shards)
-        for result in self._lines(results, Result):
+        for result in self._lines(map(run.results_of, shards), Result):
             self.scratch.put_result(result)
-        for wanted in self._lines(self.plan.shards, Wanted):
+        for wanted in self._lines(shards, Wanted):
             for sku, name in zip(wanted.skus, wanted.names, strict=True):
                 no_answer = Result(
                     sku=sku,
@@ -56,7 +70,6 @@ class Collector:
                     outcome="failed",
                     category=wanted.category,
                     fingerprint=wanted.fingerprint,
-                    source=wanted.source,
                     reason="no_result",
                     price=None,
                     error="The generate stage left no result for it. Whatever was paid is collected by the next run",
@@ -73,18 +86,39 @@ class Collector:
 
     def want(self, pool: ThreadPoolExecutor) -> None:
         """Want what is known, changed by the run's pictures. Pictures that cannot be published are reported."""
+        if "unchanged" in self.scratch.counts():
+            for landed in pool.map(self._landed_names, HEX):
+                self.scratch.put_landed(landed.items())
         for batch in self.scratch.with_pictures():
-            changed = [result for result in batch if result.images or not self._stays(result)]
-            for result, files in zip(changed, pool.map(self._files, changed), strict=True):
-                self._want(result, files)
+            changed = [(result, self._number(result)) for result in batch if result.images or not self._stays(result)]
+            for (result, number), images in zip(changed, pool.map(lambda it: self._images(*it), changed), strict=True):
+                self._want(result, number, images)
         self.scratch.combine()
+        if count := self.scratch.count_unfinished():
+            log.warning("%d product(s) keep what they had. %s", count, NOT_FINISHED)
+
+    def _landed_names(self, start: str) -> dict[str, int]:
+        """The wishes whose fingerprint starts so, with the latest call that has landed pictures."""
+        found: dict[str, int] = {}
+        for item in self.storage.list(self.place.layout.pictures(start)):
+            if name := picture_of(item.uri):
+                found[name.fingerprint] = max(name.number, found.get(name.fingerprint, 0))
+        return found
+
+    def _number(self, result: Result) -> int:
+        """Of the call that a result's pictures came from."""
+        if result.images:
+            name = picture_of(result.images[0].uri)
+            return name.number if name else 0
+        return self.scratch.landed(result.fingerprint or "")
 
     def _stays(self, result: Result) -> bool:
-        """Whether what is published is what the result means, so that its landed record need not be read."""
+        """Whether what is published is what the result means, so that no record of a call need be read."""
         known = self.scratch.entries("known", result.sku)
-        asked = self._finishing(result)
+        asked, number = self._finishing(result), self._number(result)
         as_known = (
             it.fingerprint == result.fingerprint
+            and number in (0, it.number)
             and it.finishing == asked
             and it.key == _key(result.name, it.rendition, it.index, it.uri)
             for it in known
@@ -94,46 +128,49 @@ class Collector:
     def _finishing(self, result: Result) -> str:
         return self.plan.finishing_of(result.category).digest
 
-    def _files(self, result: Result) -> tuple[Finished, ...]:
-        """A result's files to be published, as the recipe asks; none where they are not at hand."""
-        if asked := self._finishing(result):
-            return result.finished if result.finishing == asked else ()
-        images = result.images
-        if not images and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", result.fingerprint or ""):
-            try:
-                landed = Ledger(self.storage, self.place.root).read_landed(str(result.fingerprint))
-            except ValidationError as error:
-                log.warning("%s: its landed record cannot be read: %s", result.sku, error)
-                return ()
-            # The record may name a place of somebody else's; the catalogue has its own copy under this name.
-            own = f"{self.place.pictures}/{result.fingerprint}-{{index}}.{{ext}}"
-            images = tuple(
-                image.model_copy(update={"uri": name_output(own, index, image.uri.rpartition(".")[2])})
-                for index, image in enumerate(landed.images if landed else (), start=1)
-            )
-        return tuple(
+    def _images(self, result: Result, number: int) -> tuple[Output, ...]:
+        """A result's landed pictures, from its call where the result does not name them."""
+        if result.images or not number or self._finishing(result):
+            return result.images
+        try:
+            call = self.ledger.read(str(result.fingerprint), number)
+        except ValueError as error:
+            log.warning("%s: the call of its picture cannot be read: %s", result.sku, error)
+            return ()
+        return call.images if call is not None else ()
+
+    def _want(self, result: Result, number: int, images: tuple[Output, ...]) -> None:
+        asked = self._finishing(result)
+        files = tuple(
             Finished(**image.model_dump(exclude={"fidelity"}), rendition="", index=index)
             for index, image in enumerate(images, start=1)
         )
-
-    def _want(self, result: Result, files: tuple[Finished, ...]) -> None:
+        if asked:
+            files = result.finished if result.finishing == asked else ()
         if not files:
-            problem = "There is no landed record of its picture"
-            if self._finishing(result):
-                problem = "Its picture is not finished as the recipe asks; the next plan sees to it"
-            self.scratch.put_missing(result.sku, problem)
+            self._cannot(result, asked)
             return
         try:
-            entries = self._entries(result, files)
+            entries = self._entries(result, files, number)
         except InvalidRequestError as error:
             refused = {"outcome": "refused", "reason": "refused", "error": f"Not published: {error}"}
             self.scratch.put_result(result.model_copy(update=refused))
             return
         self.scratch.put_entries("fresh", entries)
         if not result.images:
-            self.scratch.put_result(result.model_copy(update={"images": files}))
+            self.scratch.put_result(result.model_copy(update={"images": images}))
 
-    def _entries(self, result: Result, files: tuple[Finished, ...]) -> list[Entry]:
+    def _cannot(self, result: Result, asked: str) -> None:
+        """Report a picture without files to be published."""
+        if not asked:
+            self.scratch.put_unpublished(result.sku, "missing", "There is no landed call of its picture")
+        elif result.outcome == "unchanged":
+            # This run did not set out to finish it, so it has not failed either.
+            self.scratch.put_unfinished(result, NOT_FINISHED)
+        else:
+            self.scratch.put_unpublished(result.sku, "finishing", "; ".join((NOT_FINISHED, *result.warnings)))
+
+    def _entries(self, result: Result, files: tuple[Finished, ...], number: int) -> list[Entry]:
         """Which keys shall show which files. :raises InvalidRequestError: for what must not be published."""
         entries: dict[str, Entry] = {}
         for file in files:
@@ -141,10 +178,11 @@ class Collector:
             self.place.stable(key)
             entry = Entry(
                 key=key,
-                uri=self.place.picture(file.uri),
+                uri=self.place.layout.relative(self.place.picture(file.uri)),
                 sha256=file.sha256,
                 fingerprint=result.fingerprint or "",
                 sku=result.sku,
+                number=number,
                 rendition=file.rendition,
                 index=file.index,
                 finishing=self._finishing(result),
@@ -158,12 +196,16 @@ class Collector:
 
     def states(self) -> Iterator[SkuState]:
         """What the next plan compares with; SKUs that were not published now keep what they had."""
-        for state in read_state(self.storage, self.place.root):
+        for state in read_state(self.storage, self.place.layout.root):
             if not self.scratch.has_pictures(state.sku):
                 yield state
+            elif state.hint is not None:
+                self.scratch.put_hint(state.sku, state.source, state.hint)
         for batch in self.scratch.with_pictures():
             for result in batch:
-                yield self.plan.state_of(result)
+                state = self.plan.state_of(result)
+                hint = state.hint or self.scratch.hint(state.sku, state.source)
+                yield state.model_copy(update={"hint": hint})
 
 
 def _key(name: str, rendition: str, index: int, uri: str) -> str:

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from airflow_provider_bgai.catalogue.records import Finished
+from airflow_provider_bgai.catalogue.results import Finished
 from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds, paste_back
 from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, write_label
 from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, RenditionError, Renditions, render
 from airflow_provider_bgai.imaging.verify import Picture, read_header
+from airflow_provider_bgai.layout import Layout, PictureName
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from airflow_provider_bgai.catalogue.ledger import Landed, Output
+    from airflow_provider_bgai.buying.record import Call, Output
     from airflow_provider_bgai.storage import Storage
 
 Sign = Callable[[bytes, Label], bytes]
@@ -89,8 +90,8 @@ class Finishing(BaseModel):
 
 def finish(
     storage: Storage,
-    root: str,
-    landed: Landed,
+    layout: Layout,
+    call: Call,
     finishing: Finishing,
     *,
     source: bytes | None = None,
@@ -100,7 +101,7 @@ def finish(
 
     A rendition that cannot be made is left out, with the reason among the problems; the others are published.
 
-    :param root: the catalogue's destination.
+    :param call: landed.
     :param source: the shop's cut-out; None if ``finishing`` does not need it.
     :param sign: signs a labelled file; needed where ``finishing`` asks for it.
     :returns: the files, and the problems in words.
@@ -112,16 +113,10 @@ def finish(
     cutout = read_rgba(source) if source is not None else None
     made: list[Finished] = []
     problems: list[str] = []
-    for index, output in enumerate(landed.images, start=1):
+    for index, output in enumerate(call.images, start=1):
         version = hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16]
-        desk = _Desk(
-            storage,
-            f"{root}/_bgai/finished/{landed.fingerprint}-{index}-{version}",
-            landed,
-            index,
-            sign if finishing.sign else None,
-        )
-        data = landed_bytes = storage.read(output.uri)
+        desk = _Desk(storage, layout, version, call, index, sign if finishing.sign else None)
+        data = landed_bytes = storage.read(layout.absolute(output.uri))
         picture = read_rgba(data)
         if finishing.paste_back:
             placement = output.fidelity.placement if output.fidelity else None
@@ -146,8 +141,9 @@ class _Desk:
     """Where the files of one landed picture are labelled and put away."""
 
     storage: Storage
-    folder: str
-    landed: Landed
+    layout: Layout
+    version: str
+    call: Call
     index: int
     sign: Sign | None
 
@@ -185,20 +181,21 @@ class _Desk:
     ) -> Finished:
         label = Label(
             source_type=source_type,
-            vendor=self.landed.vendor if by_vendor else None,
-            model=self.landed.model if by_vendor else None,
-            created=self.landed.landed_at,
-            id="-".join(filter(None, (self.landed.fingerprint, str(self.index), name))),
+            vendor=self.call.vendor if by_vendor else None,
+            model=self.call.model if by_vendor else None,
+            created=self.call.sent_at,
+            id="-".join(filter(None, (f"{self.call.fingerprint}.{self.call.number}", str(self.index), name))),
         )
         data = write_label(data, label)
         if self.sign is not None:
             data = self.sign(data, label)
-        uri = f"{self.folder}/{name or 'picture'}.{like.extension}"
+        place = PictureName(self.call.fingerprint, self.call.number, self.index, len(self.call.images))
+        uri = self.layout.finished(place, self.version, name, like.extension)
         self.storage.put(uri, data, content_type=like.content_type, metadata={"id": label.id})
         return Finished(
             rendition=name,
             index=self.index,
-            uri=uri,
+            uri=self.layout.relative(uri),
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
             width=like.width,

@@ -247,7 +247,7 @@ function open(position) {
   const known = {
     Category: card.category, Reason: card.reason, Error: card.error, Vendor: card.vendor, Connection: card.connection,
     Model: card.model, Seed: card.seed, Price: price(card), Time: seconds(card),
-    "Paid in vain": card.wasted?.join("; "), "Unknown outcomes": card.unknown || null, Warnings: card.warnings?.join("; "), Name: card.name, Task: card.task, Source: card.source,
+    Warnings: card.warnings?.join("; "), Name: card.name, Task: card.task, Source: card.source,
     Prompt: card.prompt, Fingerprint: card.fingerprint,
   };
   $("view-facts").replaceChildren(...Object.entries(known).filter(([, text]) => text || text === 0).flatMap(([name, text]) => {
@@ -428,10 +428,12 @@ addEventListener("scroll", () => {
   requestAnimationFrame(() => { asked = false; draw(); });
 }, { passive: true });
 new ResizeObserver(() => {
+  const focused = document.activeElement.matches(".card");
   $("list").replaceChildren();
   drawn.clear();
   measure();
   draw();
+  if (focused) drawn.get(active).firstElementChild.focus({ preventScroll: true });
 }).observe($("products"));
 addEventListener("hashchange", () => { read_address(); refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);

@@ -21,16 +21,24 @@ from importlib import resources
 from itertools import islice
 from typing import IO, Any
 
-from airflow_provider_bgai.catalogue.ledger import Output
-from airflow_provider_bgai.catalogue.records import Result
-from airflow_provider_bgai.catalogue.report import CostReport, Line, Tally
+from airflow_provider_bgai.buying.record import Output
+from airflow_provider_bgai.catalogue.report import CostReport, Costs, Line
+from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.layout import Layout
+from airflow_provider_bgai.sources import shown
 
 BLOCK = 25
 IDENTICAL = 999.0
 """PSNR, in dB, that stands for a product that did not change at all; JSON has no infinity."""
 
-CHARGED = ("bought", "lost", "quarantined")
-COUNTED_BY_PICTURE = (*CHARGED, "unknown")
+COLUMNS = {
+    "landed": "Landed",
+    "quarantined": "Quarantined",
+    "lost": "Lost",
+    "perhaps": "Perhaps charged",
+    "failed": "Not charged",
+}
+"""Of a table of costs, besides what was paid: they count pictures."""
 Cell = tuple[str, str]
 """A table's cell: what it says, and what stands below it in small."""
 
@@ -51,9 +59,10 @@ class Card:
 
 @dataclass(frozen=True)
 class CostTable:
-    """One table of costs: a heading over every column, named rows, and the row that adds them up."""
+    """One table of costs: a heading over every column, rows that are each named by a ``kind``, and their sum."""
 
     title: str
+    kind: str
     head: list[str]
     rows: list[tuple[str, list[Cell]]]
     total: list[Cell]
@@ -67,14 +76,17 @@ def write_page(
     at: float,
     cards: Iterable[Card],
     costs: CostReport,
+    settled: CostReport | None = None,
     unchanged: int = 0,
     published: bool,
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page, one block of cards at a time: memory does not grow with their number.
 
+    :param destination: what the URIs in results are relative to.
     :param at: when the run ended, epoch seconds.
     :param cards: in the order the page is to begin with; products that did not change are none of them.
+    :param costs: of the calls this run sent; ``settled``: what it settled for earlier runs.
     :param unchanged: how many those are.
     :param notes: facts for the head of the page, by their name.
     """
@@ -95,14 +107,14 @@ def write_page(
         unchanged=unchanged,
         charged=costs.total.charged,
         paid=_paid(costs.total),
-        unknown=_cell("unknown", costs.total.unknown),
-        tables=[_table("Vendor", costs.by_vendor, costs.total), _table("Category", costs.by_category, costs.total)],
+        perhaps=_cell("perhaps", costs.total),
+        tables=_tables(costs, settled),
         style=style,
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
         identical=IDENTICAL,
-        blocks=_blocks(cards),
+        blocks=_blocks(cards, Layout(destination)),
     )
     for part in parts:
         file.write(part.encode("utf-8", "replace"))
@@ -117,7 +129,7 @@ def _hash(text: str) -> str:
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _blocks(cards: Iterable[Card]) -> Iterator[tuple[list[dict[str, Any]], str]]:
+def _blocks(cards: Iterable[Card], layout: Layout) -> Iterator[tuple[list[dict[str, Any]], str]]:
     """What the cards say, and a line for each with its pictures in base64: before, afters; ``-`` for none."""
     rest = iter(cards)
     while batch := list(islice(rest, BLOCK)):
@@ -125,10 +137,10 @@ def _blocks(cards: Iterable[Card]) -> Iterator[tuple[list[dict[str, Any]], str]]
             " ".join(b64encode(picture).decode() if picture else "-" for picture in (card.before, *card.afters))
             for card in batch
         )
-        yield [_say(card.result) for card in batch], "\n".join(lines)
+        yield [_say(card.result, layout) for card in batch], "\n".join(lines)
 
 
-def _say(result: Result) -> dict[str, Any]:
+def _say(result: Result, layout: Layout) -> dict[str, Any]:
     """What a card says. Only what is known: the page leaves the rest out."""
     said = {
         "sku": result.sku,
@@ -140,29 +152,27 @@ def _say(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "price": None if result.price is None else f"{result.price:f}",
         "currency": result.currency,
-        "unknown": result.unknown,
         "seconds": result.seconds,
         "reason": result.reason,
         "error": result.error,
         "name": result.name,
         "task": result.task_id,
-        # Of a web address only what comes before its query: signatures stand there.
-        "source": (result.image or result.source or "").partition("?")[0],
+        "source": shown(result.image or ""),
         "prompt": result.prompt_sha256,
         "fingerprint": result.fingerprint,
-        "wasted": [f"{it.outcome}, {it.vendor}, {_price(it.price, it.currency)}" for it in result.wasted],
         "warnings": list(result.warnings),
-        "images": [_say_image(image) for image in result.images or result.quarantined],
+        "images": [_say_image(image, layout) for image in result.images or result.quarantined],
         "finished": [
-            _say_image(file) | {"rendition": file.rendition, "notes": list(file.notes)} for file in result.finished
+            _say_image(file, layout) | {"rendition": file.rendition, "notes": list(file.notes)}
+            for file in result.finished
         ],
     }
     return {name: value for name, value in said.items() if value not in (None, "", [])}
 
 
-def _say_image(image: Output) -> dict[str, Any]:
+def _say_image(image: Output, layout: Layout) -> dict[str, Any]:
     said: dict[str, Any] = {
-        "uri": image.uri,
+        "uri": layout.absolute(image.uri),
         "width": image.width,
         "height": image.height,
         "bytes": image.bytes,
@@ -178,46 +188,53 @@ def _say_image(image: Output) -> dict[str, Any]:
     return said
 
 
-def _price(price: Decimal | None, currency: str) -> str:
-    return "price unknown" if price is None else f"{price:f} {currency}"
-
-
 def _finite(number: float | None) -> float | None:
     if number is None or math.isnan(number):
         return None
     return round(min(number, IDENTICAL), 2)
 
 
-def _table(title: str, groups: Mapping[str, Tally], total: Tally) -> CostTable:
+def _tables(costs: CostReport, settled: CostReport | None) -> list[CostTable]:
+    tables = [
+        _table("By vendor", "Vendor", costs.by_vendor, costs.total),
+        _table("By category", "Category", costs.by_category, costs.total),
+    ]
+    if settled is not None and settled.total != Costs():
+        tables.append(_table("Settled for earlier runs", "Run", settled.by_run, settled.total))
+    return tables
+
+
+def _table(title: str, kind: str, groups: Mapping[str, Costs], total: Costs) -> CostTable:
     """Only columns in which something happened."""
-    columns = [name for name in Tally.model_fields if name == "bought" or total.line(name) != Line()]
+    columns = [name for name in COLUMNS if name == "landed" or getattr(total, name) != Line()]
     return CostTable(
         title=title,
-        head=["Paid", *(name.replace("_", " ").capitalize() for name in columns)],
-        rows=[(name or "none", _row(tally, columns)) for name, tally in sorted(groups.items())],
+        kind=kind,
+        head=["Paid", *(COLUMNS[name] for name in columns)],
+        rows=[(name or "none", _row(costs, columns)) for name, costs in sorted(groups.items())],
         total=_row(total, columns),
     )
 
 
-def _row(tally: Tally, columns: Iterable[str]) -> list[Cell]:
-    return [_paid(tally), *(_cell(column, tally.line(column)) for column in columns)]
+def _row(costs: Costs, columns: Iterable[str]) -> list[Cell]:
+    return [_paid(costs), *(_cell(column, costs) for column in columns)]
 
 
-def _cell(column: str, line: Line) -> Cell:
-    """How many; below, for what was not simply bought, the money."""
-    count = line.pictures if column in COUNTED_BY_PICTURE else line.products
-    return f"{count:,}", "" if column == "bought" else " + ".join(filter(None, (_sums(line.money), _unpriced(line))))
+def _cell(column: str, costs: Costs) -> Cell:
+    """How many pictures; below, for what has not simply landed, the money."""
+    line: Line = getattr(costs, column)
+    below = "" if column == "landed" else " + ".join(filter(None, (_sums(line.money), _unpriced(line.unpriced))))
+    return f"{line.pictures:,}", below
 
 
-def _paid(tally: Tally) -> Cell:
-    unpriced = Line(unpriced=sum(tally.line(column).unpriced for column in CHARGED))
-    return _sums(tally.paid) or "0", _unpriced(unpriced) and f"+ {_unpriced(unpriced)}"
+def _paid(costs: Costs) -> Cell:
+    return _sums(costs.paid) or "0", _unpriced(costs.unpriced) and f"+ {_unpriced(costs.unpriced)}"
 
 
 def _sums(money: Mapping[str, Decimal]) -> str:
     return " + ".join(f"{amount:f} {currency}" for currency, amount in sorted(money.items()))
 
 
-def _unpriced(line: Line) -> str:
+def _unpriced(pictures: int) -> str:
     """Pictures whose price nobody knows are named, never counted as 0."""
-    return f"{line.unpriced:,} unpriced" if line.unpriced else ""
+    return f"{pictures:,} unpriced" if pictures else ""

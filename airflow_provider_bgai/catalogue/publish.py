@@ -7,11 +7,13 @@ the same act. It goes like this:
 
 1. The keys about to change are written down, and ``current`` gets a note that they are in work (conditional
    write: of two publishers one is refused).
-2. Pictures are copied within S3 to the keys that change; keys that the new mapping lacks are deleted.
+2. Pictures are copied within S3 to the keys that change; keys that the new mapping lacks are deleted. A product whose
+   picture is gone, or whose keys S3 refuses, is reported and shows what it did; the mapping says so.
 3. The mapping is written, and ``current`` is switched to it (conditional write).
 
 Killed anywhere, the note stays: whoever publishes next copies those keys again, whatever they hold. Copies take time,
-so a reader may see some new and some old pictures meanwhile, but never half a picture.
+so a reader may see some new and some old pictures meanwhile, but never half a picture. Everything is named relative to
+the destination, so a catalogue that is copied with its records publishes and rolls back where it is.
 
 The steps are in ``switch``, the note and ``current`` in ``versions``; what the new mapping shall be is found out by
 ``collect``; ``scratch`` is the database they share.
@@ -23,16 +25,17 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field
 
+from airflow_provider_bgai.buying.record import Thumbnails
 from airflow_provider_bgai.catalogue.collect import Collector
-from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger, Thumbnails
 from airflow_provider_bgai.catalogue.page import Card, write_page
-from airflow_provider_bgai.catalogue.records import Result
-from airflow_provider_bgai.catalogue.report import cost_report
+from airflow_provider_bgai.catalogue.report import CostReport, Costs, run_costs
+from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.catalogue.switch import Switch
@@ -44,10 +47,10 @@ from airflow_provider_bgai.catalogue.versions import (
     PublishError,
     Turn,
     load_current,
-    stream_lines,
-    write_lines,
 )
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import Layout, picture_of
+from airflow_provider_bgai.lines import LineError, stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -64,12 +67,17 @@ class TooManyFailuresError(PublishError):
 class Published(BaseModel):
     """What came of publishing or rolling back: counts and URIs, small enough for XCom and an asset event.
 
+    :param at: of the switch, epoch seconds on the store's clock.
     :param outcomes: products of the run by outcome; empty after a rollback.
     :param failures: failed, lost, quarantined, refused and held ones; ``failure_ratio`` is their share of all but
         over_budget.
     :param pictures: stable keys in the mapping, of ``products`` SKUs; those of SKUs not in this run are kept.
     :param copied, removed: stable keys written and deleted.
-    :param missing: products whose picture was bought and is not in S3; ``examples`` names some of them.
+    :param unpublished: products whose picture was bought and cannot be published: it is not in S3 any more, S3 refuses
+        the key, it is not finished; they show what they did. ``examples`` names some of them.
+    :param unfinished: unchanged products that keep what they had until the next plan has their files made.
+    :param costs: of the calls that this run sent; ``settled``: what it settled for earlier runs.
+    :param outcomes_uri: what became of every SKU, a line each.
     """
 
     run: str
@@ -82,10 +90,13 @@ class Published(BaseModel):
     pictures: int = 0
     copied: int = 0
     removed: int = 0
-    missing: int = 0
+    unpublished: int = 0
     examples: tuple[str, ...] = ()
+    unfinished: int = 0
+    costs: Costs = Field(default_factory=Costs)
+    settled: Costs = Field(default_factory=Costs)
     mapping: str
-    manifest: str | None = None
+    outcomes_uri: str | None = None
     report: str | None = None
 
 
@@ -95,54 +106,56 @@ def publish(
     run: str,
     *,
     max_failure_ratio: float = 0.2,
-    now: float,
     workers: int = 10,
     lease: float = LEASE,
 ) -> Published:
-    """Make a run's pictures the ones the shop reads, and write the run's manifest.
+    """Make a run's pictures the ones the shop reads, and write down what became of every SKU.
 
     May be called again after anything. A product without a new picture keeps the one it has; so do products
     that are not in this run. A key that a product had and no longer has (another extension, fewer pictures) is removed.
+    Walk ``open/`` and book what has ended before: the report shows what the books and ``open/`` say now.
 
     :param destination: ``s3://bucket/prefix`` of the catalogue.
     :param max_failure_ratio: 0 to 1; publish nothing if a greater share of the products failed.
-    :param now: epoch seconds, of the switch.
     :param workers: S3 requests at a time.
     :param lease: seconds after which a publisher that has not renewed its note is dead.
-    :raises TooManyFailuresError: with the counts. The manifest is written all the same.
+    :raises TooManyFailuresError: with the counts. What became of every SKU is written all the same.
     :raises PublishConflictError: if another run is just being published.
+    :raises StoreError: if S3 refuses most of what is to be copied.
     """
     if not 0 <= max_failure_ratio <= 1:
         raise InvalidRequestError(f"max_failure_ratio={max_failure_ratio!r}: must lie between 0 and 1")
     place = Place(destination, run)
-    with closing(Scratch()) as scratch, ThreadPoolExecutor(workers, "bgai-publish") as pool:
+    with _working(workers) as (scratch, pool):
         collector = Collector(storage, place, scratch)
         collector.load_results()
         turn = Turn(storage, place, *load_current(storage, destination), lease)
         switch = Switch(storage, scratch, turn, pool)
         collector.want(pool)
-        write_lines(storage, place.manifest, scratch.lines("manifest", by="sku"))
-        outcomes = scratch.outcomes()
+        own, settled = run_costs(collector.ledger, run, collector.plan.created_at)
+        report = _Report(collector, pool, own, settled)
+        write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
+        outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
         if failures / max(1, expected) > max_failure_ratio:
-            _write_report(storage, place, scratch, pool, now, published=False)
+            report.write(published=False)
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
             raise TooManyFailuresError(
                 f"Nothing published: {failures} of {expected} products failed ({failures / expected:.1%}, "
                 f"allowed {max_failure_ratio:.1%}): {counts}. Landed pictures stay; what became of every product "
-                f"stands in {place.manifest}"
+                f"stands in {place.run.outcomes}"
             )
         history = turn.current.all_but(run)
         switch.announce()
         switch.make_true()
         # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
         turn.renew()
-        write_state(storage, place.root, collector.states())
-        switch.finish(history, now)
-        if scratch.missing:
-            write_lines(storage, place.manifest, scratch.lines("manifest", by="sku"))
-        _write_report(storage, place, scratch, pool, now, published=True)
-        outcomes = scratch.outcomes()
+        write_state(storage, place.layout.root, collector.states())
+        switch.finish(history)
+        if scratch.unpublished:
+            write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
+        report.write(published=True)
+        outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
         ratio = round(failures / max(1, expected), 4)
         return _published(
@@ -150,8 +163,11 @@ def publish(
             outcomes=outcomes,
             failures=failures,
             failure_ratio=ratio,
-            manifest=place.manifest,
-            report=place.report,
+            unfinished=scratch.count_unfinished(),
+            costs=own.total,
+            settled=settled.total,
+            outcomes_uri=place.run.outcomes,
+            report=place.run.report,
         )
 
 
@@ -160,15 +176,15 @@ def rollback(
     destination: str,
     *,
     to: str | None = None,
-    now: float,
     workers: int = 10,
     lease: float = LEASE,
 ) -> Published:
     """Make an earlier mapping the one the shop reads.
 
     Stable keys that did not exist in it are removed; their pictures stay below ``_bgai``, so that rolling
-    forward (``to`` the later run) brings them back. What the next plan compares with is left alone, so the next
-    publish shows again what the recipe asks for: change the recipe before.
+    forward (``to`` the later run) brings them back. A product whose picture of then was deleted keeps what it shows
+    now; it is named among the ``examples``, and the mapping says so. What the next plan compares with is left alone, so
+    the next publish shows again what the recipe asks for: change the recipe before.
 
     :param to: the run to go back to; None for the one before the current one.
     :raises PublishError: if there is no such version.
@@ -182,7 +198,7 @@ def rollback(
     place, past = Place(destination, target), current.history
     history = past[past.index(target) + 1 :] if target in past else current.all_but(target)
     turn = Turn(storage, place, current, etag, lease)
-    with closing(Scratch()) as scratch, ThreadPoolExecutor(workers, "bgai-publish") as pool:
+    with _working(workers) as (scratch, pool):
         switch = Switch(storage, scratch, turn, pool)
         try:
             scratch.put_entries("wanted", stream_lines(storage, place.mapping, Entry))
@@ -190,7 +206,7 @@ def rollback(
             raise PublishError(f"Run {target} was never published: there is no {place.mapping}") from None
         switch.announce()
         switch.make_true()
-        switch.finish(history, now)
+        switch.finish(history)
         return _published(switch)
 
 
@@ -201,12 +217,22 @@ def read_current(storage: Storage, destination: str) -> Current:
 
 def read_mapping(storage: Storage, destination: str, run: str) -> Iterator[Entry]:
     """What a run published. :raises FileNotFoundError: if it did not."""
-    return stream_lines(storage, Place(destination, run).mapping, Entry)
+    return stream_lines(storage, Layout(destination).mapping(run), Entry)
 
 
-def read_manifest_of_run(storage: Storage, destination: str, run: str) -> Iterator[Result]:
+def read_outcomes(storage: Storage, destination: str, run: str) -> Iterator[Result]:
     """What became of every SKU of a run. :raises FileNotFoundError: before :func:`publish`."""
-    return stream_lines(storage, Place(destination, run).manifest, Result)
+    return stream_lines(storage, Layout(destination).run(run).outcomes, Result)
+
+
+@contextmanager
+def _working(workers: int) -> Iterator[tuple[Scratch, ThreadPoolExecutor]]:
+    """A scratch database and a pool. A line that is no record ends the work, and says so."""
+    with closing(Scratch()) as scratch, ThreadPoolExecutor(workers, "bgai-publish") as pool:
+        try:
+            yield scratch, pool
+        except LineError as error:
+            raise PublishError(str(error)) from None
 
 
 def _judge(outcomes: dict[str, int]) -> tuple[int, int]:
@@ -214,54 +240,63 @@ def _judge(outcomes: dict[str, int]) -> tuple[int, int]:
     return sum(outcomes.get(it, 0) for it in FAILURES), sum(outcomes.values()) - outcomes.get("over_budget", 0)
 
 
-def _write_report(
-    storage: Storage, place: Place, scratch: Scratch, pool: ThreadPoolExecutor, now: float, *, published: bool
-) -> None:
+@dataclass(frozen=True)
+class _Report:
     """The page for people: before and after of everything that changed, and what it cost."""
-    ledger = Ledger(storage, place.root)
 
-    def card(result: Result) -> Card:
-        record: Landed | Claim | None = None
-        try:
-            if result.images:
-                record = ledger.read_landed(result.fingerprint or "")
-            elif result.quarantined:
-                record = ledger.read_claim(result.fingerprint or "")
-        except ValidationError as error:
-            log.warning("%s: no pictures in the report, because its record cannot be read: %s", result.sku, error)
-        thumbnails = record.thumbnails if record else Thumbnails()
+    collector: Collector
+    pool: ThreadPoolExecutor
+    own: CostReport
+    settled: CostReport
+
+    def write(self, *, published: bool) -> None:
+        """Write it anew."""
+        storage, scratch, run = self.collector.storage, self.collector.scratch, self.collector.place.run
+        cards = (each for batch in scratch.changed() for each in self.pool.map(self._card, batch))
+        with tempfile.TemporaryFile() as file:
+            write_page(
+                file,
+                run=run.name,
+                destination=run.layout.root,
+                at=storage.now(),
+                cards=cards,
+                costs=self.own,
+                settled=self.settled,
+                unchanged=scratch.counts().get("unchanged", 0),
+                published=published,
+            )
+            file.seek(0)
+            storage.put(run.report, file, content_type="text/html; charset=utf-8")
+        log.info("What the calls of this run cost:\n%s", self.own.as_text())
+        if self.settled != CostReport():
+            log.info("What it settled for earlier runs:\n%s", self.settled.as_text())
+
+    def _card(self, result: Result) -> Card:
+        """A product with its thumbnails, from the record of the call that its pictures name."""
+        names = (picture_of(image.uri) for image in (*result.images, *result.quarantined))
+        name, call = next(names, None), None
+        if name is not None:
+            try:
+                call = self.collector.ledger.read(name.fingerprint, name.number)
+            except ValueError as error:
+                log.warning("%s: no pictures in the report: %s", result.sku, error)
+        thumbnails = call.thumbnails if call is not None else Thumbnails()
         return Card(result, thumbnails.before, thumbnails.afters)
-
-    manifest = (Result.model_validate_json(line) for line in scratch.lines("manifest", by="sku"))
-    cards = (each for batch in scratch.changed() for each in pool.map(card, batch))
-    with tempfile.TemporaryFile() as file:
-        write_page(
-            file,
-            run=place.run,
-            destination=place.root,
-            at=now,
-            cards=cards,
-            costs=cost_report(manifest),
-            unchanged=scratch.outcomes().get("unchanged", 0),
-            published=published,
-        )
-        file.seek(0)
-        storage.put(place.report, file, content_type="text/html; charset=utf-8")
 
 
 def _published(switch: Switch, **of_the_run: Any) -> Published:
     place, scratch, current = switch.place, switch.scratch, switch.turn.current
     products, pictures = scratch.count_wanted()
     return Published(
-        run=place.run,
+        run=place.run.name,
         previous=current.previous,
         at=current.at,
         products=products,
         pictures=pictures,
         copied=switch.copied,
         removed=switch.removed,
-        missing=len(scratch.missing),
-        examples=tuple(scratch.missing)[:EXAMPLES],
+        unpublished=len(scratch.unpublished),
+        examples=tuple(scratch.unpublished)[:EXAMPLES],
         mapping=place.mapping,
         **of_the_run,
     )

@@ -1,119 +1,142 @@
-"""What a run cost: pictures and money, by vendor and by category, to the unit.
+"""What was paid: pictures and money, by vendor, category, run and month. Added up from calls, and from nothing else.
 
-For every run ``bought + lost + quarantined`` pictures are charged for certain, and ``unknown`` ones perhaps: the
-vendor's bill lies between :attr:`Tally.charged` and ``charged + unknown``. A price nobody knows stays unknown: its
-pictures are counted in ``unpriced`` and add nothing to any sum.
+A call belongs for ever to the run that sent it. At every moment the vendor's counter lies between ``charged`` and
+``charged`` and ``perhaps`` together. A price nobody knows stays unknown: its pictures are counted in ``unpriced`` and
+add nothing to any sum. Everything streams: only the names of the calls are kept in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
+from itertools import chain
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
-from airflow_provider_bgai.catalogue.ledger import Wasted
-from airflow_provider_bgai.catalogue.records import Result
+from airflow_provider_bgai.buying.books import month_of, read_books, read_open
+from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.record import PAID, Call
+from airflow_provider_bgai.layout import segment
+from airflow_provider_bgai.lines import stream_lines
+from airflow_provider_bgai.storage import Storage
 
+By = Literal["vendor", "category", "run", "month"]
+
+PERHAPS = ("unknown", "answered", "sent")
+BEFORE = 3600.0
+"""Seconds before a run's plan from which books are read: who planned it may have had another clock."""
 NAME_WIDTH = 32
+
+# Of two lines of a call the later state counts, and the definite one before perhaps.
+_RANK = {state: rank for rank, state in enumerate(("sent", "answered", "unknown"))}
 
 
 class Line(BaseModel):
-    """One sort of end that products came to.
+    """Calls that came to one end.
 
-    :param products: SKUs.
-    :param pictures: of these; one that several SKUs share counts once.
     :param money: sums by currency.
     :param unpriced: pictures whose price is not known; not part of ``money``.
     """
 
-    products: int = 0
+    calls: int = 0
     pictures: int = 0
     money: dict[str, Decimal] = Field(default_factory=dict)
     unpriced: int = 0
 
-    def pay(self, price: Decimal | None, currency: str, pictures: int) -> None:
-        """Add the price of so many pictures."""
-        if price is None:
-            self.unpriced += pictures
-        elif price:
-            self.money[currency] = self.money.get(currency, Decimal(0)) + price
+    def add(self, other: Line) -> None:
+        """Add up."""
+        self.calls += other.calls
+        self.pictures += other.pictures
+        self.unpriced += other.unpriced
+        for currency, amount in other.money.items():
+            self.money[currency] = self.money.get(currency, Decimal(0)) + amount
 
 
-class Tally(BaseModel):
-    """All ends, for one vendor, one category or the whole run. Lines other than the five below cost nothing.
+class Costs(BaseModel):
+    """All ends, for one vendor, one category, one run, one month or in all.
 
-    :param bought: paid and landed in this run.
-    :param lost: paid, and the picture cannot be had any more. Its pictures and money include those of products that
-        were bought again in the same run; so it is with ``quarantined``.
-    :param quarantined: paid, and the picture does not show the product.
-    :param failed: the vendor does not charge for them. Money stands here only where a result says so.
-    :param unknown: paid calls with an unknown outcome, of products with any end: perhaps charged, once more
-        than ``bought`` and ``lost`` say. ``held`` counts the products that wait because of one.
+    :param landed: paid. A call with some pictures in quarantine is one that landed.
+    :param quarantined: paid, and no picture shows the product.
+    :param lost: paid, and the pictures cannot be had any more.
+    :param failed: not charged, as the vendor documents it, or never sent.
+    :param unknown: perhaps charged, and nobody will ever know more.
+    :param answered, sent: not ended yet: perhaps charged.
     """
 
-    bought: Line = Field(default_factory=Line)
-    reused: Line = Field(default_factory=Line)
-    unchanged: Line = Field(default_factory=Line)
-    refused: Line = Field(default_factory=Line)
-    failed: Line = Field(default_factory=Line)
-    lost: Line = Field(default_factory=Line)
+    landed: Line = Field(default_factory=Line)
     quarantined: Line = Field(default_factory=Line)
-    held: Line = Field(default_factory=Line)
-    over_budget: Line = Field(default_factory=Line)
+    lost: Line = Field(default_factory=Line)
+    failed: Line = Field(default_factory=Line)
     unknown: Line = Field(default_factory=Line)
+    answered: Line = Field(default_factory=Line)
+    sent: Line = Field(default_factory=Line)
 
-    def line(self, outcome: str) -> Line:
-        """The line of an outcome."""
-        found: Line = getattr(self, outcome)
+    def line(self, state: str) -> Line:
+        """The line of a call's state."""
+        found: Line = getattr(self, state)
         return found
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def charged(self) -> int:
         """Pictures charged for certain."""
-        return self.bought.pictures + self.lost.pictures + self.quarantined.pictures
+        return self._sum(PAID).pictures
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def paid(self) -> dict[str, Decimal]:
         """Money paid for certain, by currency; without the ``unpriced`` pictures."""
-        sums: dict[str, Decimal] = {}
-        for line in (self.bought, self.lost, self.quarantined, self.failed):
-            for currency, money in line.money.items():
-                sums[currency] = sums.get(currency, Decimal(0)) + money
-        return sums
+        return self._sum(PAID).money
 
-    def _add(self, result: Result, *, again: bool) -> None:
-        line = self.line(result.outcome)
-        line.products += 1
-        pictures = len(result.images) or result.pictures
-        line.pictures += 0 if again else pictures
-        if result.outcome in ("bought", "lost", "quarantined", "failed"):
-            line.pay(result.price, result.currency, pictures)
-        if result.unknown:
-            self.unknown.products += 1
-            self.unknown.pictures += pictures * result.unknown
-            # 0 is what an ended call cost; what the unanswered ones may have cost is not known then.
-            price = result.price * result.unknown if result.price else None
-            self.unknown.pay(price, result.currency, pictures * result.unknown)
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def unpriced(self) -> int:
+        """Pictures charged for certain whose price is not known."""
+        return self._sum(PAID).unpriced
 
-    def _add_wasted(self, call: Wasted) -> None:
-        line = self.line(call.outcome)
-        line.pictures += call.pictures
-        line.pay(call.price, call.currency, call.pictures)
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def perhaps(self) -> Line:
+        """What may have been charged besides."""
+        return self._sum(PERHAPS)
+
+    def _sum(self, states: Iterable[str]) -> Line:
+        found = Line()
+        for state in states:
+            found.add(self.line(state))
+        return found
+
+    def _add(self, call: Call) -> None:
+        free = call.state == "failed"
+        priced = not free and call.price is not None
+        self.line(call.state).add(
+            Line(
+                calls=1,
+                pictures=call.pictures,
+                money={call.currency: call.price} if priced and call.price else {},
+                unpriced=0 if free or priced else call.pictures,
+            )
+        )
 
 
 class CostReport(BaseModel):
-    """The whole run, and the same by vendor and by category; ``""`` where a result names none."""
+    """All calls, and the same in groups: those that were asked for. ``""`` where a call names none."""
 
-    total: Tally = Field(default_factory=Tally)
-    by_vendor: dict[str, Tally] = Field(default_factory=dict)
-    by_category: dict[str, Tally] = Field(default_factory=dict)
+    total: Costs = Field(default_factory=Costs)
+    by_vendor: dict[str, Costs] = Field(default_factory=dict)
+    by_category: dict[str, Costs] = Field(default_factory=dict)
+    by_run: dict[str, Costs] = Field(default_factory=dict)
+    by_month: dict[str, Costs] = Field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Small JSON, for XCom: what is nought is left out, and money is text, to the cent."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def as_text(self) -> str:
         """A small aligned table, for logs."""
-        head = ["", "bought", "paid", "lost", "paid", "quarantined", "paid", "unknown", "perhaps"]
-        head += ["reused", "unchanged", "refused", "failed", "held", "over budget"]
-        rows = [head, *(_row(name, tally) for name, tally in self._groups())]
+        head = ["", "landed", "quarantined", "lost", "paid", "perhaps", "at most", "not charged"]
+        rows = [head, *(_row(name, costs) for name, costs in self._groups())]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = (
             "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in pairs)
@@ -121,47 +144,119 @@ class CostReport(BaseModel):
         )
         return "\n".join(line.rstrip() for line in lines)
 
-    def _groups(self) -> Iterator[tuple[str, Tally]]:
-        for kind, groups in (("vendor", self.by_vendor), ("category", self.by_category)):
+    def _groups(self) -> Iterator[tuple[str, Costs]]:
+        for kind in ("vendor", "category", "run", "month"):
+            groups: dict[str, Costs] = getattr(self, f"by_{kind}")
             for name in sorted(groups):
                 yield f"{kind} {_printable(name) or '-'}", groups[name]
         yield "all", self.total
 
 
-def cost_report(results: Iterable[Result]) -> CostReport:
-    """Add up the results of a run, in any order, one line at a time."""
-    report = CostReport()
-    seen: set[tuple[str, str]] = set()
-    for result in results:
-        picture = (result.outcome, result.fingerprint or f"sku {result.sku}")
-        again = picture in seen
-        seen.add(picture)
-        for tally in (
-            report.total,
-            report.by_vendor.setdefault(result.vendor or "", Tally()),
-            report.by_category.setdefault(result.category, Tally()),
-        ):
-            tally._add(result, again=again)
-        # A call in vain may have been another vendor's than the one that served in the end.
-        for call in result.wasted:
-            report.total._add_wasted(call)
-            report.by_vendor.setdefault(call.vendor, Tally())._add_wasted(call)
-            report.by_category[result.category]._add_wasted(call)
-    return report
+class _Sum:
+    """Adds up calls that come in any order, some in several lines: each once, the definite line before perhaps."""
+
+    def __init__(self, by: Collection[By]) -> None:
+        self.report, self.by = CostReport(), by
+        self.definite: set[bytes] = set()
+        self.doubtful: dict[bytes, Call] = {}
+
+    def add(self, call: Call) -> None:
+        """Add a line of a call."""
+        name = bytes.fromhex(call.call_id)
+        if name in self.definite:
+            return
+        known = self.doubtful.get(name)
+        if call.state not in _RANK:
+            self.doubtful.pop(name, None)
+            self.definite.add(name)
+            self._count(call)
+        elif known is None or _RANK[call.state] > _RANK[known.state]:
+            self.doubtful[name] = call
+
+    def close(self) -> CostReport:
+        """The sums, once every line was added."""
+        for call in self.doubtful.values():
+            self._count(call)
+        self.doubtful.clear()
+        return self.report
+
+    def _count(self, call: Call) -> None:
+        report = self.report
+        report.total._add(call)
+        for kind in self.by:
+            groups: dict[str, Costs] = getattr(report, f"by_{kind}")
+            name = month_of(call) if kind == "month" else getattr(call, kind)
+            groups.setdefault(name, Costs())._add(call)
 
 
-def _row(name: str, tally: Tally) -> list[str]:
-    def money(line: Line) -> str:
-        sums = [f"{amount} {_printable(currency)}" for currency, amount in sorted(line.money.items())]
-        if line.unpriced:
-            sums.append(f"{line.unpriced} of unknown price")
-        return " + ".join(sums) or "0"
+def cost_report(calls: Iterable[Call], by: Collection[By] = ("vendor", "category")) -> CostReport:
+    """Add up calls, in any order. One that comes several times counts once, and what is known for certain counts."""
+    total = _Sum(by)
+    for call in calls:
+        total.add(call)
+    return total.close()
 
-    cells = [name]
-    for line in (tally.bought, tally.lost, tally.quarantined, tally.unknown):
-        cells += [str(line.pictures), money(line)]
-    rest = (tally.reused, tally.unchanged, tally.refused, tally.failed, tally.held, tally.over_budget)
-    return cells + [str(line.products) for line in rest]
+
+def month_costs(ledger: Ledger, month: str | None = None, by: Collection[By] = ("vendor", "category")) -> CostReport:
+    """What all calls of a month cost, booked or not, whichever run sent them.
+
+    :param month: that of ``sent_at`` (UTC), like ``2026-11``; None for all.
+    """
+    # open/ first: a call that is just being booked stands in one of the two.
+    not_booked = (call for call in read_open(ledger) if month in (None, month_of(call)))
+    return cost_report(chain(not_booked, read_books(ledger, month)), by)
+
+
+def catalogue_costs(
+    storage: Storage,
+    destination: str,
+    month: str | None = None,
+    by: Collection[By] = ("vendor", "category", "run"),
+) -> CostReport:
+    """What a catalogue cost: :func:`month_costs` of the ledger below its destination."""
+    return month_costs(Ledger(storage, destination), month, by)
+
+
+def run_costs(ledger: Ledger, run: str, since: float) -> tuple[CostReport, CostReport]:
+    """What the calls cost that a run sent; and, apart, what it has settled for earlier runs.
+
+    :param since: when the run was planned, epoch seconds. A run that was cleared and planned again has its earlier
+        tries counted as well.
+    """
+    own, settled = _Sum(("vendor", "category")), _Sum(("vendor", "category", "run"))
+    for call in read_open(ledger):
+        if call.run == run:
+            own.add(call)
+    books = list(ledger.storage.list(ledger.layout.books()))
+    ours = {item.uri for item in books if _writer(item.uri) == segment(run, 200)}
+    first = min([since, *(item.modified for item in books if item.uri in ours)]) - BEFORE
+    for item in books:
+        if item.modified >= first:
+            for call in stream_lines(ledger.storage, item.uri, Call):
+                if call.run == run:
+                    own.add(call)
+                elif item.uri in ours:
+                    settled.add(call)
+    return own.close(), settled.close()
+
+
+def _writer(uri: str) -> str:
+    """The run that wrote a file of the books, as its name says it."""
+    return uri.rpartition("/")[2].rpartition("-")[0]
+
+
+def _row(name: str, costs: Costs) -> list[str]:
+    paid, perhaps = costs._sum(PAID), costs.perhaps
+    ends = (costs.landed, costs.quarantined, costs.lost)
+    cells = [name, *(str(line.pictures) for line in ends), _money(paid)]
+    return [*cells, str(perhaps.pictures), _money(perhaps), str(costs.failed.pictures)]
+
+
+def _money(line: Line) -> str:
+    sums = [f"{amount} {_printable(currency)}" for currency, amount in sorted(line.money.items())]
+    if line.unpriced:
+        sums.append(f"{line.unpriced} of unknown price")
+    return " + ".join(sums) or "0"
 
 
 def _printable(text: str) -> str:

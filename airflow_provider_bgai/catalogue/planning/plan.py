@@ -1,7 +1,7 @@
 """What a run has to do, and what that costs, before a cent is spent.
 
 Every product of the manifest comes out with one status. What is wanted goes into shards, highest priority first; what
-is not goes into ``planned/`` as results, so that a run accounts for every product. Nothing is claimed or bought here,
+is not goes into ``planned/`` as results, so that a run accounts for every product. Nothing is sent or bought here,
 and nothing is decided for good: a shard looks again before it buys.
 
 ==============  ======================================================================================
@@ -14,6 +14,7 @@ unchanged       its picture is landed: it costs nothing. With ``finishing`` amon
 failed_before   an earlier run failed or lost it, or was not answered and the hold has run out
 held            a paid call was not answered; nobody buys it before the hold runs out
 quarantined     what was bought does not show the product: only ``only="failed"`` or its SKU buys it again
+given_up        paid in vain three times: the same
 refused         row, image, template or request is wrong: the reason says what to fix
 over_budget     wanted, and does not fit into the limit or what is left of the budget
 not_selected    left out by ``only``; in neither shards nor ``planned/``
@@ -27,7 +28,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.records import Result
+from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import SkuState
 from airflow_provider_bgai.storage import Storage
 
@@ -46,6 +47,8 @@ class Plan(BaseModel):
     :param counts: products by status.
     :param shards: URIs to generate.
     :param calls: paid calls to be made; ``pictures`` and ``price`` are theirs.
+    :param at_most: how many of the calls depend on a source that nobody has seen in this look before: where it turns
+        out to hold what it held, nothing is bought.
     :param collect: pictures that are paid for already and only have to be fetched.
     :param price: of all calls; None where a connection names no price.
     """
@@ -60,6 +63,7 @@ class Plan(BaseModel):
     shards: list[str]
     calls: int
     pictures: int
+    at_most: int = 0
     collect: int = 0
     price: Decimal | None
     currency: str
@@ -96,6 +100,7 @@ class PlanRecord(Plan):
             sku=result.sku,
             fingerprint=result.fingerprint or "",
             source=result.source,
+            hint=result.hint,
             prompt_sha256=result.prompt_sha256,
             recipe=self.recipes.get(result.category, self.recipes[""]),
             vendor=self.vendor,

@@ -1,0 +1,132 @@
+"""``bgai-ledger``: what was paid, what is open, and what a person decides about a call. It deletes no record.
+
+Exit code 0; 1 if records are gone (``audit``); 2 if something was asked that makes no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+from airflow_provider_bgai.buying import books
+from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.decisions import decide_about
+from airflow_provider_bgai.buying.record import Call
+from airflow_provider_bgai.catalogue.report import catalogue_costs
+from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.state import read_state
+from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import run_of
+from airflow_provider_bgai.lines import stream_lines
+from airflow_provider_bgai.storage import Storage
+
+DECISIONS = {
+    "release": "let go of a held call, so that its wish may be bought again",
+    "keep": "hold a call on, whatever its hold says",
+    "buy": "buy a wish again: it is in quarantine, or was paid in vain too often",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say."""
+    args = _parser().parse_args(argv)
+    ledger = Ledger(Storage(args.aws_conn_id), args.destination)
+    try:
+        code: int = args.does(ledger, args)
+    except InvalidRequestError as error:
+        _parser().error(str(error))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bgai-ledger", description="What was paid for pictures, and what is open.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, does: object, help_: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.add_argument("destination", help="s3://bucket/prefix of the catalogue, or of a ledger of its own")
+        command.add_argument("--aws-conn-id", default="aws_default", help="Airflow connection (default: %(default)s)")
+        command.set_defaults(does=does, what=name)
+        return command
+
+    for command in (
+        add("costs", _costs, "what all calls cost, by vendor, category and run"),
+        add("bounds", _bounds, "what each vendor's counter must lie between"),
+    ):
+        help_ = "only calls sent in that month (UTC), like 2026-11"
+        command.add_argument("--month", metavar="YYYY-MM", type=_month, help=help_)
+    add("audit", _audit, "compare all records with the books; once a month is enough")
+    add("restore", _restore, "write records that are gone anew from the books")
+    for name, help_ in DECISIONS.items():
+        which = add(name, _decide, help_).add_mutually_exclusive_group(required=True)
+        which.add_argument("fingerprint", nargs="?", help="of the wish, as records and errors name it")
+        which.add_argument("--sku", help="the product instead: its wish in the latest run, or what is published of it")
+    return parser
+
+
+def _month(text: str) -> str:
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a month like 2026-11")
+    return text
+
+
+def _costs(ledger: Ledger, args: argparse.Namespace) -> int:
+    _say(catalogue_costs(ledger.storage, ledger.layout.root, args.month).as_text())
+    return 0
+
+
+def _bounds(ledger: Ledger, args: argparse.Namespace) -> int:
+    for vendor, (paid, perhaps) in books.bounds(ledger, args.month).items():
+        _say(f"{vendor}: at least {paid}, at most {paid + perhaps} picture(s)")
+    return 0
+
+
+def _audit(ledger: Ledger, args: argparse.Namespace) -> int:
+    found = books.audit(ledger)
+    _say(f"{found.calls} record(s) of calls below {ledger.layout.root}")
+    _list(found.unbooked, "stood neither in the books nor in open/: marked again, and booked where they had ended")
+    _list(found.unrecorded, "stand in the books and have no record any more. To write them anew: bgai-ledger restore")
+    return 1 if found.unrecorded else 0
+
+
+def _restore(ledger: Ledger, args: argparse.Namespace) -> int:
+    _say(f"{books.restore(ledger, books.audit(ledger).unrecorded)} record(s) written anew from the books")
+    return 0
+
+
+def _decide(ledger: Ledger, args: argparse.Namespace) -> int:
+    import getpass
+
+    fingerprint = args.fingerprint or _fingerprint_of(ledger, args.sku)
+    call = decide_about(ledger, fingerprint, args.what, by=getpass.getuser())
+    _say(f"{args.what}: {call.what}, sent by {call.run} for {call.sku or 'no SKU'}. The next run goes by it")
+    return 0
+
+
+def _fingerprint_of(ledger: Ledger, sku: str) -> str:
+    """The wish of a product: in the outcomes of the latest run, else what its published picture was made from."""
+    storage, layout = ledger.storage, ledger.layout
+    listed = storage.list(f"{layout.folder}/runs/")
+    runs = [item for item in listed if item.uri.endswith("/outcomes.jsonl") and item.uri == run_of(item.uri).outcomes]
+    if runs:
+        latest = max(runs, key=lambda item: item.modified)
+        for result in stream_lines(storage, latest.uri, Result):
+            if result.sku == sku and result.fingerprint:
+                return result.fingerprint
+    for state in read_state(storage, layout.root, [sku]):
+        return state.fingerprint
+    raise InvalidRequestError(f"--sku={sku!r}: the latest run has no wish for it, and nothing of it is published")
+
+
+def _list(calls: Iterable[Call], what: str) -> None:
+    calls = list(calls)
+    if calls:
+        _say(f"{len(calls)} {what}")
+    for call in calls:
+        _say(f"  {call.fingerprint}.{call.number:03} {call.state}: {call.what}, sent by {call.run}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

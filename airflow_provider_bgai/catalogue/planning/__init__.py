@@ -1,0 +1,1 @@
+"""Only what changed: what a run has to do, and what that costs."""

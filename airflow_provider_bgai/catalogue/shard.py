@@ -1,0 +1,302 @@
+"""One shard of a nightly run: many wanted pictures on one event loop, each bought once, landed or reported.
+
+Every picture walks its own way (read, find or buy, wait, fetch, verify, land), many at a time; rate and slots of a
+connection are the hook's business. Nothing here keeps state: whatever happens, running the same shard again collects
+what is stored and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from airflow_provider_bgai.buying.brake import LaterError
+from airflow_provider_bgai.buying.buyer import ATTEMPTS, Buyer
+from airflow_provider_bgai.buying.calls import in_thread
+from airflow_provider_bgai.buying.decision import OnUnknownOutcome
+from airflow_provider_bgai.buying.landing import PIXELS
+from airflow_provider_bgai.buying.purchase import HOLD_FOR, Purchase, Wish
+from airflow_provider_bgai.buying.record import Call, Inspection, error_of
+from airflow_provider_bgai.catalogue.finishing import Finishing, Sign, finish
+from airflow_provider_bgai.catalogue.results import Result, Wanted, error_results, landed_results
+from airflow_provider_bgai.exceptions import (
+    AuthenticationError,
+    BgaiError,
+    InvalidRequestError,
+    PollError,
+    SourceError,
+    StoppedError,
+    StoreError,
+    UnfaithfulError,
+    UnknownOutcomeError,
+    VendorFaultError,
+)
+from airflow_provider_bgai.polling import PollPolicy
+from airflow_provider_bgai.sources import Source
+from airflow_provider_bgai.storage import THREADS, store_errors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How a shard is generated.
+
+    :param policy: how often to ask for a task.
+    :param in_flight: how many pictures are under way at once.
+    :param finishing: what is done to the pictures, by category; ``""`` for those without an entry.
+    :param sign: signs finished files, where that is asked for.
+    :param on_unknown_outcome, hold_for: see :class:`~airflow_provider_bgai.buying.purchase.Wish`.
+    """
+
+    buyer: Buyer
+    in_flight: int = 64
+    policy: PollPolicy = field(default_factory=PollPolicy)
+    finishing: Mapping[str, Finishing] = field(default_factory=dict)
+    sign: Sign | None = None
+    on_unknown_outcome: OnUnknownOutcome = "hold"
+    hold_for: float = HOLD_FOR
+
+    def finishing_of(self, item: Wanted) -> Finishing:
+        """What is done to a picture."""
+        return self.finishing.get(item.category) or self.finishing.get("") or Finishing()
+
+    def wish(self, item: Wanted) -> Wish:
+        """What is to be bought. :raises InvalidRequestError: for a request no vendor could accept."""
+        return Wish(
+            request=item.background_request(),
+            sku=", ".join(item.skus[:3]),
+            category=item.category,
+            new=item.status == "new",
+            again=item.again,
+            on_unknown_outcome=self.on_unknown_outcome,
+            hold_for=self.hold_for,
+            inspection=Inspection(thresholds=self.finishing_of(item).fidelity),
+        )
+
+
+@dataclass
+class Progress:
+    """What a pass over a shard came to, by the places of its items.
+
+    :ivar results: of what has ended.
+    :ivar pending: calls that are paid and not collected yet, each with the problem it had last.
+    :ivar later: those that can begin in the next pass only.
+    :ivar troubles: what S3 refuses although it is paid for: the task must be retried.
+    """
+
+    results: dict[int, list[Result]] = field(default_factory=dict)
+    pending: dict[int, tuple[Call, BgaiError | None]] = field(default_factory=dict)
+    later: list[int] = field(default_factory=list)
+    troubles: list[StoreError] = field(default_factory=list)
+
+
+async def generate(
+    shard: Shard, wanted: Sequence[Wanted], *, patience: float | None, resumed: bool = False
+) -> Progress:
+    """Walk every wanted picture as far as it goes.
+
+    :param patience: seconds to wait for each task; 0 to ask once; None not to ask at all, just submit (a deferred
+        task waits in the triggerer).
+    :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
+        a connection that is not proved.
+    """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
+    slots = asyncio.Semaphore(shard.in_flight)
+    progress = Progress()
+
+    async def walk(place: int, *, resumed: bool) -> None:
+        async with slots:
+            await _Walk(shard, wanted[place], place, patience, progress, resumed).go()
+
+    async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
+        async with asyncio.TaskGroup() as group:
+            for place in places:
+                group.create_task(walk(place, resumed=resumed))
+
+    shard.buyer.hold_back(resumed)
+    await all_of(range(len(wanted)), resumed=resumed)
+    while progress.later:
+        # What was held back may begin once the earlier calls are collected, or once something has landed.
+        places, progress.later = progress.later, []
+        shard.buyer.hold_back(False)
+        await all_of(places)
+        if len(progress.later) == len(places):
+            break
+    return progress
+
+
+def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> list[Result]:
+    """All results in the shard's order; what is still pending is kept for the next run, and reported so."""
+    results: list[Result] = []
+    for place, item in enumerate(wanted):
+        if place in progress.pending:
+            call, problem = progress.pending[place]
+            why = problem or PollError("it did not end in time")
+            message = f"{call.what} is kept, and the next run collects it unpaid: {why}"
+            results += error_results(item, PollError(message), call=call, run=run)
+        elif place in progress.results:
+            results += progress.results[place]
+        else:
+            later = StoppedError(
+                "Not begun: until a picture has landed through a connection, few are under way at once"
+            )
+            results += error_results(item, later, call=None, run=run)
+    return results
+
+
+@dataclass
+class _Walk:
+    """One wanted picture on its way."""
+
+    shard: Shard
+    item: Wanted
+    place: int
+    patience: float | None
+    progress: Progress
+    resumed: bool
+    call: Call | None = None
+    source: Source | None = None
+
+    async def go(self) -> None:
+        """Walk, and note in the progress where that led. One product never stops the others."""
+        purchase: Purchase | None = None
+        try:
+            wish = self.shard.wish(self.item)
+            if self.resumed:
+                wish = replace(wish, new=False)  # an earlier pass may have bought it: look first
+            if self.shard.buyer.full(wish):
+                raise LaterError
+            purchase = await self._open(wish)
+            self.source = purchase.source
+            self.progress.results[self.place] = await self._walk(purchase)
+        except LaterError:
+            self.progress.later.append(self.place)
+        except StoreError as error:
+            self.progress.troubles.append(error)
+            self._report(error)
+        except (PollError, AuthenticationError) as error:
+            # A task that is paid stays collectable, whatever asking for it says.
+            if self.call is not None and self.call.state == "answered":
+                self.progress.pending[self.place] = (self.call, error)
+            else:
+                self._report(error)
+        except BgaiError as error:
+            self._report(error)
+        except Exception as error:
+            log.exception("%s: not generated", self.item.skus[0])
+            await self._unexpected(purchase, error)
+
+    async def _open(self, wish: Wish) -> Purchase:
+        """Read the sources, a few times: a moment without S3 must not cost all the products of a shard their night."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return await self.shard.buyer.open(wish)
+            except SourceError as error:
+                log.warning("%s: %s. Trying again", self.item.skus[0], error)
+                await asyncio.sleep(2.0**attempt)
+        return await self.shard.buyer.open(wish)
+
+    async def _walk(self, purchase: Purchase) -> list[Result]:
+        buyer, shard = self.shard.buyer, self.shard
+        faults = 0
+        while True:
+            try:
+                self.call = await self._begin(purchase)
+                if self.call.state == "answered":
+                    if self.patience is None and self.call.task_id:
+                        await buyer.collector.park(self.call)
+                        raise PollError("its task waits in the triggerer")
+                    self.call = await buyer.collect(
+                        self.call, timeout=self.patience or 0.0, source=purchase.source.data, policy=shard.policy
+                    )
+                if (error := error_of(self.call)) is not None:
+                    raise error
+                return await self._finished(self.call)
+            except VendorFaultError as error:
+                faults += 1
+                if faults == ATTEMPTS:
+                    raise
+                log.info("%s: %s; trying again", self.item.skus[0], error)
+            except store_errors() as error:
+                faults += 1
+                if faults == ATTEMPTS:
+                    raise
+                log.warning("%s: S3 failed: %s. Going on once it is back", self.item.skus[0], error)
+                await self._last_call(purchase)
+            except UnfaithfulError as error:
+                if not await self._again(purchase):
+                    raise
+                log.warning("%s: %s. Buying it again", self.item.skus[0], error)
+            purchase.wish = replace(purchase.wish, new=False)
+
+    async def _begin(self, purchase: Purchase) -> Call:
+        try:
+            return await self.shard.buyer.begin(purchase)
+        except BgaiError:
+            self.call = purchase.sent or self.call
+            raise
+
+    async def _again(self, purchase: Purchase) -> bool:
+        """Whether a picture that went to quarantine is bought again: with another seed, or from another connection.
+
+        Counted by the calls of this run, so that a task that is killed and retried does not start anew.
+        """
+        buyer, request = self.shard.buyer, self.item.background_request()
+        calls = await in_thread(buyer.ledger.all, purchase.fingerprint)
+        redrawn = [call.conn_id for call in calls if call.run == buyer.run and call.state == "quarantined"]
+        if not 0 < len(redrawn) <= self.shard.finishing_of(self.item).retries:
+            return False
+        if request.seed is not None:
+            request = replace(request, seed=request.seed + len(redrawn))
+        else:
+            purchase.able = sorted(purchase.able, key=lambda hook: hook.conn_id in redrawn)
+        purchase.wish, purchase.redraws = replace(purchase.wish, request=request), calls[-1].number
+        return True
+
+    def _report(self, error: BgaiError) -> None:
+        self.progress.results[self.place] = error_results(
+            self.item, error, call=self.call, run=self.shard.buyer.run, source=self.source
+        )
+
+    async def _unexpected(self, purchase: Purchase | None, error: Exception) -> None:
+        """Something nobody foresaw: what it may have cost stands in the wish's last call."""
+        buyer, words = self.shard.buyer, f"{type(error).__name__}: {error}"
+        try:
+            self.call = await self._last_call(purchase) if purchase else None
+        except (StoreError, ValueError) as problem:
+            words += f"; and its last call cannot be read: {problem}"
+            self._report(UnknownOutcomeError(words))
+            return
+        paid = self.call is not None and self.call.run == buyer.run and self.call.state not in ("failed", "landed")
+        self._report(UnknownOutcomeError(words) if paid else BgaiError(words))
+
+    async def _last_call(self, purchase: Purchase) -> Call | None:
+        """The wish's last call, once S3 can be read. :raises StoreError: if it cannot, for minutes."""
+        ledger, name = self.shard.buyer.ledger, purchase.fingerprint
+        return await in_thread(lambda: ledger.storage.insist(lambda: ledger.last(name), f"the last call of {name}"))
+
+    async def _finished(self, call: Call) -> list[Result]:
+        """The results of a picture, with the files to be published of it."""
+        buyer, finishing = self.shard.buyer, self.shard.finishing_of(self.item)
+        results = landed_results(self.item, call, buyer.run, self.source)
+        if not finishing.digest:
+            return results
+        assert self.source is not None
+        known: dict[str, object] = {"finishing": finishing.digest}
+        try:
+            source = self.source.data if finishing.needs_source else None
+            make = partial(
+                finish, buyer.storage, buyer.ledger.layout, call, finishing, source=source, sign=self.shard.sign
+            )
+            files, problems = await asyncio.get_running_loop().run_in_executor(PIXELS, make)
+        except store_errors(InvalidRequestError, OSError, ValueError) as error:
+            # It is paid for, and stands in the results with its price. The next plan has its files made.
+            log.exception("%s: its files were not made", self.item.skus[0])
+            files, problems, known = (), (f"its files were not made: {type(error).__name__}: {error}",), {}
+        update = {**known, "finished": files}
+        return [it.model_copy(update={**update, "warnings": (*it.warnings, *problems)}) for it in results]
