@@ -6,7 +6,6 @@ XCom (counts and URIs).
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,26 +23,39 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
-from airflow_provider_bgai.operators.generate import fail
+from airflow_provider_bgai.operators._task import (
+    accounts,
+    fail,
+    open_hooks,
+    open_storage,
+    run_of_task,
+    tries_left,
+    wind_up,
+)
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_bgai.catalogue.finishing import Finishing, Sign
-    from airflow_provider_bgai.catalogue.pipeline import Progress
-    from airflow_provider_bgai.catalogue.purchase import OnUnknownOutcome
-    from airflow_provider_bgai.catalogue.records import Wanted
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.buying.decision import OnUnknownOutcome
+    from airflow_provider_bgai.buying.record import Call
+    from airflow_provider_bgai.catalogue.finishing import Sign
+    from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
+    from airflow_provider_bgai.catalogue.results import Wanted
+    from airflow_provider_bgai.catalogue.shard import Progress
     from airflow_provider_bgai.hooks.base import BackgroundHook
-    from airflow_provider_bgai.storage import Storage
 
 
 class PlanCatalogueOperator(BaseOperator):
     """Find out what the catalogue needs, and what it will cost, before a cent is spent.
 
     Returns (XCom) the shards' URIs, to map ``GenerateCatalogueOperator`` over; under the key ``plan`` the plan: URI,
-    run, counts by status, pictures, calls, price (None: unknown).
+    run, counts by status, pictures, calls, price (None: unknown), and how many of the calls are "at most": their source
+    looks new, and may hold what it held.
+
+    The store is tried before anything is spent, and calls that earlier runs left open are put into the books.
 
     :param manifest: the products: CSV, JSON lines or Parquet; ``s3://``, ``https://`` or a path.
     :param recipe: what to paint: a mapping, or a YAML or JSON file.
@@ -54,6 +66,8 @@ class PlanCatalogueOperator(BaseOperator):
     :param only: ``"changed"``, ``"all"``, ``"failed"`` or a list of SKUs.
     :param limit: at most so many pictures, highest priority first.
     :param on_unknown_outcome: with ``"resubmit"``, held products are wanted too.
+    :param extra_args: what every write to S3 is given besides, as in the Amazon provider (``ServerSideEncryption``,
+        ``SSEKMSKeyId``, …).
     """
 
     template_fields: Sequence[str] = (
@@ -83,6 +97,7 @@ class PlanCatalogueOperator(BaseOperator):
         limit: int | str | None = None,
         on_unknown_outcome: OnUnknownOutcome = "hold",
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,27 +112,29 @@ class PlanCatalogueOperator(BaseOperator):
         self.limit = limit
         self.on_unknown_outcome = on_unknown_outcome
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
         if isinstance(recipe, Mapping):
             # Its templates are about products, not about the DAG run.
             self.template_fields = tuple(name for name in self.template_fields if name != "recipe")
 
     def execute(self, context: Context) -> list[str]:
         """Write the plan and its shards; spend nothing."""
-        from airflow_provider_bgai.catalogue.budget import Budget, Caps
-        from airflow_provider_bgai.catalogue.planner import make_plan
+        from airflow_provider_bgai.buying.budget import Budget
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.buying.caps import Caps
+        from airflow_provider_bgai.catalogue.planning.planner import make_plan
 
-        storage, hooks = connect(self.conn_id, self.aws_conn_id)
-        destination = self.destination.rstrip("/")
-        now = time.time()
-        run = run_name(context)
+        run = run_of_task(context)
         try:
+            storage = open_storage(self.aws_conn_id, self.extra_args)
+            hooks = open_hooks(self.conn_id, storage)
+            ledger = Ledger(storage, self.destination)
             caps = Caps.model_validate(self.budget or {})
             caps.check({hook.conn_id: (hook.settings.price_per_image, hook.settings.currency) for hook in hooks})
-            left = Budget(storage, destination, caps, run, "plan", now=now).left()
             plan = make_plan(
                 manifest=self.manifest,
                 recipe=self.recipe,
-                destination=destination,
+                destination=ledger.layout.root,
                 hooks=hooks,
                 storage=storage,
                 run=run,
@@ -126,8 +143,7 @@ class PlanCatalogueOperator(BaseOperator):
                 shard_size=self.shard_size,
                 max_shards=self.max_shards,
                 on_unknown_outcome=self.on_unknown_outcome,
-                budget_left=left,
-                now=now,
+                budget_left=Budget(storage, ledger.layout.root, caps, run, "plan").left(),
             )
         except BgaiError as error:
             fail(error)
@@ -144,7 +160,9 @@ class GenerateCatalogueOperator(BaseOperator):
     """Buy and land the pictures of one shard, many at a time, each once. Map it over the plan's shards.
 
     A picture that fails is reported in the shard's results and stops no other. A retry, or the same shard in another
-    run, collects what is stored before it submits anything.
+    run, collects what is stored before it submits anything. The task itself fails, and is to be retried, where S3
+    refuses what was paid for, and where paid tasks are pending at its deadline: a retry collects them before their
+    links die. So give it ``retries``.
 
     :param shard: the URI of a shard, from ``plan.output``.
     :param conn_id, budget, aws_conn_id: as in :class:`PlanCatalogueOperator`.
@@ -157,6 +175,7 @@ class GenerateCatalogueOperator(BaseOperator):
         perhaps ``alg`` and ``tsa_url``. Needs the extra ``c2pa``.
     :param on_unknown_outcome: see :class:`~airflow_provider_bgai.operators.generate.GenerateBackgroundOperator`.
     :param hold_for: seconds after which a held picture is released.
+    :param extra_args: as in :class:`PlanCatalogueOperator`.
     """
 
     template_fields: Sequence[str] = ("shard", "conn_id", "budget", "sign_conn_id", "aws_conn_id")
@@ -175,9 +194,10 @@ class GenerateCatalogueOperator(BaseOperator):
         poll_interval: float = 2,
         timeout: float = 1800,
         on_unknown_outcome: OnUnknownOutcome = "hold",
-        hold_for: float = 24 * 3600,
+        hold_for: float = 20 * 3600,
         sign_conn_id: str | None = None,
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -193,45 +213,63 @@ class GenerateCatalogueOperator(BaseOperator):
         self.hold_for = hold_for
         self.sign_conn_id = sign_conn_id
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Collect what is stored, claim, submit; then wait here or in the triggerer."""
-        return self._pass(deadline=time.time() + self.timeout, patience=None if self.deferrable else self.timeout)
+        """Collect what is stored, submit; then wait here or in the triggerer."""
+        patience = None if self.deferrable else self.timeout
+        resumed = context["ti"].try_number > 1
+        return self._pass(context, deadline=time.time() + self.timeout, patience=patience, resumed=resumed)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Land what has ended; wait on for the rest until the deadline."""
-        return self._pass(deadline=event["deadline"], patience=0.0)
+        return self._pass(context, deadline=event["deadline"], patience=0.0, resumed=True)
 
     def on_kill(self) -> None:
-        """No vendor can cancel a task. The claims in S3 keep the IDs for the next try or run."""
-        self.log.info("Killed. What was submitted is kept in the claims; the next try or run collects it")
+        """No vendor can cancel a task. The records in S3 keep the IDs for the next try or run."""
+        self.log.info("Killed. What was answered is kept on record; the next try or run collects it")
 
-    def _pass(self, *, deadline: float, patience: float | None) -> dict[str, Any]:
-        from airflow_provider_bgai.catalogue.plan import read_plan
-        from airflow_provider_bgai.catalogue.records import Wanted, read_lines
+    def _pass(self, context: Context, *, deadline: float, patience: float | None, resumed: bool) -> dict[str, Any]:
+        import asyncio
 
-        storage, hooks = connect(self.conn_id, self.aws_conn_id)
-        destination, run, _ = split_shard(self.shard)
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.catalogue.planning.plan import read_plan
+        from airflow_provider_bgai.catalogue.results import Wanted
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import parse_lines
+
         try:
-            plan = read_plan(storage, f"{destination}/_bgai/runs/{run}/plan.json")
+            storage = open_storage(self.aws_conn_id, self.extra_args)
+            run = run_of(self.shard)
+            ledger = Ledger(storage, run.layout.root)
+            plan = read_plan(storage, run.plan)
+            wanted = list(parse_lines(Wanted, storage.read(self.shard).splitlines(), self.shard))
             sign = self._signer() if any(each.sign for each in plan.finishing.values()) else None
-            for hook in hooks:
-                hook.share(max(1, min(self.parallel_shards, len(plan.shards))))
-                hook.staging = f"{destination}/_bgai/staged"
-            wanted = list(read_lines(Wanted, storage.read(self.shard).splitlines()))
-            progress = self._generate(storage, hooks, wanted, patience, plan.finishing, sign)
+            side_by_side = max(1, min(self.parallel_shards, len(plan.shards)))
+            hooks = open_hooks(self.conn_id, storage, staging=run.layout.staged, shards=side_by_side)
+            work = self._generate(ledger, hooks, wanted, plan, sign, patience, resumed, side_by_side)
+            progress, ended = asyncio.run(work)
         except BgaiError as error:
             fail(error)
+        if progress.troubles and tries_left(context):
+            raise AirflowException(
+                f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. A retry collects them: "
+                f"{progress.troubles[0]}"
+            )
         # With a wrong key no waiting helps: the tasks are kept, and reported so.
-        waiting = [claim for claim in progress.pending.values() if claim.reason != AuthenticationError.reason]
+        waiting = [
+            call
+            for call, problem in progress.pending.values()
+            if call.task_id and not isinstance(problem, AuthenticationError)
+        ]
         if waiting and self.deferrable and time.time() < deadline:
             # One trigger speaks with one vendor. Others' tasks, after a failover, are collected in the next pass.
-            by_connection = Counter(claim.conn_id for claim in waiting)
+            by_connection = Counter(call.conn_id for call in waiting)
             ((conn_id, _),) = by_connection.most_common(1)
             self.defer(
                 trigger=BackgroundTaskTrigger(
                     conn_id=conn_id,
-                    task_ids=[it.task_id for it in waiting if it.conn_id == conn_id and it.task_id],
+                    task_ids=[str(it.task_id) for it in waiting if it.conn_id == conn_id],
                     poll_interval=self.poll_interval,
                     deadline=deadline,
                     record=self.shard,
@@ -239,47 +277,60 @@ class GenerateCatalogueOperator(BaseOperator):
                 method_name="execute_complete",
                 timeout=timedelta(seconds=max(0.0, deadline - time.time()) + 120),
             )
-        return self._write(storage, wanted, progress)
+        if progress.pending and tries_left(context):
+            call, problem = next(iter(progress.pending.values()))
+            raise AirflowException(
+                f"{len(progress.pending)} picture(s) are paid for and not there yet. A retry collects them before "
+                f"their links die: {call.what}: {problem}"
+            )
+        told = self._write(ledger, plan, wanted, progress, ended)
+        if progress.troubles:
+            raise AirflowFailException(
+                f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. The next run collects "
+                f"them; what became of the others stands in {told['results']}: {progress.troubles[0]}"
+            )
+        return told
 
-    def _generate(
+    async def _generate(
         self,
-        storage: Storage,
+        ledger: Ledger,
         hooks: list[BackgroundHook],
         wanted: list[Wanted],
-        patience: float | None,
-        finishing: Mapping[str, Finishing],
+        plan: PlanRecord,
         sign: Sign | None,
-    ) -> Progress:
-        import asyncio
+        patience: float | None,
+        resumed: bool,
+        side_by_side: int,
+    ) -> tuple[Progress, list[Call]]:
+        from airflow_provider_bgai.buying.budget import Budget
+        from airflow_provider_bgai.buying.buyer import Buyer
+        from airflow_provider_bgai.buying.caps import Caps
+        from airflow_provider_bgai.catalogue.shard import Shard, generate
 
-        from airflow_provider_bgai.catalogue.budget import Budget, Caps
-        from airflow_provider_bgai.catalogue.pipeline import Shard, generate
-        from airflow_provider_bgai.catalogue.purchase import Buyer
-
-        destination, run, name = split_shard(self.shard)
-        caps = Caps.model_validate(self.budget or {})
-
-        async def work() -> Progress:
-            purse = Budget(storage, destination, caps, run, name, now=time.time())
-            shard = Shard(
-                buyer=Buyer(hooks, storage, purse),
-                destination=destination,
-                owner=f"{run}/{name}",
-                in_flight=self.in_flight,
-                policy=PollPolicy(interval=self.poll_interval),
-                on_unknown_outcome=self.on_unknown_outcome,
-                hold_for=self.hold_for,
-                finishing=finishing,
-                sign=sign,
-            )
-            try:
-                return await generate(shard, wanted, patience=patience)
-            finally:
-                await purse.close()
-                for hook in hooks:
-                    await hook.aclose()
-
-        return asyncio.run(work())
+        name = self.shard.rpartition("/")[2].removesuffix(".jsonl")
+        purse = Budget(ledger.storage, ledger.layout.root, Caps.model_validate(self.budget or {}), plan.run, name)
+        buyer = Buyer(
+            hooks,
+            ledger,
+            run=plan.run,
+            owner=f"{plan.run}/{name}",
+            purse=purse,
+            account=accounts(ledger.storage, ledger.layout.staged),
+            shards=side_by_side,
+        )
+        shard = Shard(
+            buyer=buyer,
+            in_flight=self.in_flight,
+            policy=PollPolicy(interval=self.poll_interval),
+            on_unknown_outcome=self.on_unknown_outcome,
+            hold_for=self.hold_for,
+            finishing=plan.finishing,
+            sign=sign,
+        )
+        try:
+            return await generate(shard, wanted, patience=patience, resumed=resumed), buyer.ended
+        finally:
+            await wind_up(buyer, purse)
 
     def _signer(self) -> Sign:
         """Signs with the certificate of ``sign_conn_id``, found out before a cent is spent."""
@@ -299,32 +350,47 @@ class GenerateCatalogueOperator(BaseOperator):
             sign, certificate_pem=certificate, key_pem=key, alg=extra.get("alg", "es256"), tsa_url=extra.get("tsa_url")
         )
 
-    def _write(self, storage: Storage, wanted: list[Wanted], progress: Progress) -> dict[str, Any]:
-        from airflow_provider_bgai.catalogue.pipeline import give_up
-        from airflow_provider_bgai.catalogue.records import dump_lines
+    def _write(
+        self, ledger: Ledger, plan: PlanRecord, wanted: list[Wanted], progress: Progress, ended: list[Call]
+    ) -> dict[str, Any]:
+        """The shard's results; and what this shard's calls cost so far, those of its earlier tries included."""
+        from airflow_provider_bgai.buying.books import read_books
         from airflow_provider_bgai.catalogue.report import cost_report
+        from airflow_provider_bgai.catalogue.results import counted
+        from airflow_provider_bgai.catalogue.shard import give_up
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import NDJSON, dump_lines
 
-        results = give_up(wanted, progress)
-        uri = self.shard.replace("/shards/", "/results/")
-        storage.put(uri, dump_lines(results), content_type="application/x-ndjson")
-        total = cost_report(results).total
+        results = give_up(wanted, progress, plan.run)
+        uri = run_of(self.shard).results_of(self.shard)
+        body = dump_lines(results)
+        ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
+        name = self.shard.rpartition("/")[2].removesuffix(".jsonl")
+        calls = {call.call_id: call for call, _ in progress.pending.values()}
+        calls |= {call.call_id: call for call in read_books(ledger, since=plan.created_at)}
+        calls |= {call.call_id: call for call in ended}
+        total = cost_report(call for call in calls.values() if call.owner == f"{plan.run}/{name}").total
         return {
             "shard": self.shard,
             "results": uri,
-            "outcomes": dict(Counter(it.outcome for it in results)),
+            "outcomes": counted(results),
             "paid": {currency: float(money) for currency, money in total.paid.items()},
             "charged": total.charged,
-            "unknown_outcomes": total.unknown.pictures,
+            "perhaps": total.perhaps.pictures,
         }
 
 
 class PublishCatalogueOperator(BaseOperator):
     """Make the run's pictures the ones the shop reads, all at once, or none if too many failed.
 
+    Before that it settles what is open: calls that have ended are put into the books, whichever run sent them, and what
+    is paid for and waits is collected by the connection that paid for it.
+
     Returns (XCom) counts, costs and URIs. With outlets, each gets them as the extra of its asset event.
 
     :param plan: what ``PlanCatalogueOperator`` told under the key ``plan``: ``plan.output["plan"]``.
     :param max_failure_ratio: publish unless more than this share (0 to 1) of the wanted pictures failed.
+    :param extra_args: as in :class:`PlanCatalogueOperator`.
     """
 
     template_fields: Sequence[str] = ("plan", "max_failure_ratio", "aws_conn_id")
@@ -336,34 +402,80 @@ class PublishCatalogueOperator(BaseOperator):
         plan: Mapping[str, Any],
         max_failure_ratio: float = 0.2,
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.plan = plan
         self.max_failure_ratio = max_failure_ratio
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Publish, and report what became of every SKU and what it cost."""
-        from airflow_provider_bgai.catalogue.publish import publish, read_manifest_of_run
-        from airflow_provider_bgai.catalogue.report import cost_report
-        from airflow_provider_bgai.storage import Storage
+        import asyncio
+
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.buying.collector import Collector, settle
+        from airflow_provider_bgai.catalogue.publish import publish
+        from airflow_provider_bgai.layout import run_of
 
         if not self.plan:
             raise AirflowFailException("There is no plan to publish: the planning task returned none")
-        destination, run = self.plan["uri"].rpartition("/plan.json")[0].split("/_bgai/runs/")
-        storage = Storage(self.aws_conn_id)
         with _publishing():
-            published = publish(
-                storage, destination, run, max_failure_ratio=float(self.max_failure_ratio), now=time.time()
-            )
-        costs = cost_report(read_manifest_of_run(storage, destination, run))
-        self.log.info("What became of the catalogue, and what it cost:\n%s", costs.as_text())
-        paid = {currency: float(money) for currency, money in costs.total.paid.items()}
-        report = {**published.model_dump(mode="json"), "paid": paid, "charged": costs.total.charged}
+            storage = open_storage(self.aws_conn_id, self.extra_args)
+            run = run_of(self.plan["uri"])
+            ledger = Ledger(storage, run.layout.root)
+
+            async def settle_all() -> None:
+                collector = Collector(ledger, [], accounts(storage, run.layout.staged), run=run.name)
+                try:
+                    await settle(collector, run.name)
+                finally:
+                    await collector.aclose()
+
+            asyncio.run(settle_all())
+            published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
+        costs = published.costs
+        report = {
+            **published.model_dump(mode="json", exclude={"costs", "settled"}),
+            "paid": {currency: float(money) for currency, money in costs.paid.items()},
+            "charged": costs.charged,
+            "perhaps": costs.perhaps.pictures,
+        }
         for asset in self.outlets:
             context["outlet_events"][asset].extra = report
         return report
+
+
+class CatalogueCostOperator(BaseOperator):
+    """What a catalogue's paid calls cost in a month, by vendor, category and run: out of the books and what is open.
+
+    :param destination: the catalogue's ``s3://bucket/prefix``.
+    :param month: like ``2026-11``, of UTC; None for all months.
+    """
+
+    template_fields: Sequence[str] = ("destination", "month", "aws_conn_id")
+    ui_color = "#e8e4f3"
+
+    def __init__(
+        self, *, destination: str, month: str | None = None, aws_conn_id: str | None = "aws_default", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.destination = destination
+        self.month = month
+        self.aws_conn_id = aws_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Add them up."""
+        from airflow_provider_bgai.catalogue.report import catalogue_costs
+
+        try:
+            report = catalogue_costs(open_storage(self.aws_conn_id), self.destination, month=self.month or None)
+        except BgaiError as error:
+            fail(error)
+        self.log.info("What the calls cost:\n%s", report.as_text())
+        return report.as_json()
 
 
 class RollbackCatalogueOperator(BaseOperator):
@@ -371,28 +483,33 @@ class RollbackCatalogueOperator(BaseOperator):
 
     :param destination: the catalogue's ``s3://bucket/prefix``.
     :param to: the run to go back to; None for the one before the current one.
+    :param extra_args: as in :class:`PlanCatalogueOperator`.
     """
 
     template_fields: Sequence[str] = ("destination", "to", "aws_conn_id")
     ui_color = "#e8e4f3"
 
     def __init__(
-        self, *, destination: str, to: str | None = None, aws_conn_id: str | None = "aws_default", **kwargs: Any
+        self,
+        *,
+        destination: str,
+        to: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.destination = destination
         self.to = to
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Restore it."""
         from airflow_provider_bgai.catalogue.publish import rollback
-        from airflow_provider_bgai.storage import Storage
 
         with _publishing():
-            published = rollback(
-                Storage(self.aws_conn_id), self.destination.rstrip("/"), to=self.to or None, now=time.time()
-            )
+            published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
         return published.model_dump(mode="json")
 
 
@@ -409,35 +526,3 @@ def _publishing() -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
     except BgaiError as error:
         fail(error)
-
-
-def connect(conn_id: str | Sequence[str], aws_conn_id: str | None) -> tuple[Storage, list[BackgroundHook]]:
-    """S3 and the hooks, looked up before an event loop starts."""
-    from airflow_provider_bgai.hooks import get_hook
-    from airflow_provider_bgai.storage import Storage
-
-    storage = Storage(aws_conn_id)
-    _ = storage.client
-    hooks = []
-    try:
-        for name in [conn_id] if isinstance(conn_id, str) else conn_id:
-            hook = get_hook(name, aws_conn_id=aws_conn_id)
-            hook.storage = storage
-            _ = hook.settings
-            hooks.append(hook)
-    except BgaiError as error:
-        fail(error)
-    return storage, hooks
-
-
-def run_name(context: Context) -> str:
-    """The run's name in S3: the DAG run's ID, with what does not belong into a key replaced."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{context['ti'].dag_id}--{context['ti'].run_id}")
-
-
-def split_shard(uri: str) -> tuple[str, str, str]:
-    """Destination, run and shard name of a shard's URI."""
-    match = re.fullmatch(r"(.+)/_bgai/runs/([^/]+)/shards/([^/]+)\.jsonl", uri)
-    if match is None:
-        raise AirflowFailException(f"shard={uri!r}: must be a shard's URI from plan.output")
-    return match[1], match[2], match[3]

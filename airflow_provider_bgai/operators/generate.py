@@ -6,49 +6,46 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_bgai.exceptions import (
-    BgaiError,
-    InvalidRequestError,
-    PollError,
-    RateLimitError,
-    SourceError,
-    UnknownOutcomeError,
-    VendorFaultError,
-)
+from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, StoppedError
+from airflow_provider_bgai.operators._task import accounts, fail, open_hooks, open_storage, run_of_task, wind_up
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_bgai.catalogue.landing import Inspection
-    from airflow_provider_bgai.catalogue.ledger import Claim, Landed
-    from airflow_provider_bgai.catalogue.purchase import Buyer, OnUnknownOutcome
+    from airflow_provider_bgai.buying.budget import Budget
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.buying.decision import OnUnknownOutcome
+    from airflow_provider_bgai.buying.record import Call, Inspection
     from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.models import BackgroundRequest
+    from airflow_provider_bgai.storage import Storage
 
 OnUnfaithful = Literal["warn", "quarantine", "ignore"]
 
-# A retry helps after these. After any other error it would fail in the same way, or pay again.
-_RETRYABLE = (PollError, RateLimitError, SourceError, VendorFaultError)
-
 # Once the trigger says a task has ended, how long the worker keeps asking for it and its pictures (s).
 COLLECT_TIMEOUT = 60.0
+# Calls of other runs that are older than this are settled by whoever comes along (s).
+ABANDONED = 3600.0
 
 
 class GenerateBackgroundOperator(BaseOperator):
     """Paint a new background behind a product and land the pictures in S3, paying once.
 
-    A claim is written to S3 before the paid call (``_bgai/claims/`` beside the destination) and the vendor's
+    A record is written to S3 before the paid call (``_bgai/calls/`` beside the destination) and the vendor's
     task ID right after it. A retry, a cleared task, another run and tomorrow's run all find it: they collect
     what was paid, and where the pictures have landed they pay nothing. To buy the same picture anew, change
     the seed or ``epoch``.
 
-    The result (XCom) is small: state, vendor, conn_id, task_id, claim, images (uri, bytes, sha256, width,
-    height, content_type), seed, model, cost, currency, seconds, reused.
+    The result (XCom) is small: state, vendor, conn_id, task_id, call (the record's URI), images (uri, bytes, sha256,
+    width, height, content_type), seed, model, cost (of all calls that this run sent for it), currency, seconds, reused,
+    unknown_outcomes, warnings.
 
     :param conn_id: the vendor's connection, or several in order of preference: the next one serves where one
         refuses, fails or is out of quota; never after an unknown outcome.
@@ -57,7 +54,12 @@ class GenerateBackgroundOperator(BaseOperator):
     :param negative_prompt, seed, count, template, guidance_image, guidance_scale, options: see
         :class:`~airflow_provider_bgai.models.BackgroundRequest`. What the vendor does not have is refused.
     :param destination: ``s3://bucket/key-{index}.{ext}``: index from 1, extension by the bytes.
-    :param aws_conn_id: the connection to S3.
+    :param ledger: an ``s3://`` prefix for the records and the pictures' originals, below its ``_bgai/``; None: the
+        destination's folder. Name one where the destination changes by itself (``{{ ds }}``), or every day starts a new
+        ledger and pays again.
+    :param budget: caps, e.g. ``{"day": {"pictures": 50}}``; ``{"root": "s3://…", …}`` for one wallet of several tasks.
+    :param aws_conn_id: the connection to S3; ``extra_args``: what every write is given besides, as in the Amazon
+        provider (``ServerSideEncryption``, ``SSEKMSKeyId``, …).
     :param wait_for_completion: False: return once the task is submitted; ``BackgroundTaskSensor`` and
         ``LandBackgroundOperator`` do the rest. Vendors that answer at once land in any case.
     :param deferrable: wait in the triggerer, without a worker slot.
@@ -65,8 +67,8 @@ class GenerateBackgroundOperator(BaseOperator):
     :param timeout: seconds one try waits for the vendor. Afterwards a retry goes on waiting for the same task.
     :param epoch: any text; another one buys the same picture anew.
     :param on_unknown_outcome: what to do where nobody can know whether a call was charged: ``"hold"`` (fail,
-        and let nobody buy this picture for a day), ``"fail"`` (fail, until somebody deletes the claim), or
-        ``"resubmit"`` (buy again at once; **may pay twice**, which the records count).
+        and let nobody buy this picture for 20 hours), ``"fail"`` (fail, until somebody decides:
+        ``bgai-ledger release``), or ``"resubmit"`` (buy again at once; **may pay twice**, which the records count).
     :param on_unfaithful: what to do with a picture that does not show the product as it is: ``"warn"`` (land it, with
         the verdict among the result's warnings), ``"quarantine"`` (put it aside and fail), or ``"ignore"`` (do
         not compare).
@@ -84,10 +86,12 @@ class GenerateBackgroundOperator(BaseOperator):
         "guidance_scale",
         "options",
         "destination",
+        "ledger",
+        "budget",
         "aws_conn_id",
         "epoch",
     )
-    template_fields_renderers = {"options": "json"}
+    template_fields_renderers = {"options": "json", "budget": "json"}
     ui_color = "#e8e4f3"
 
     def __init__(
@@ -104,7 +108,10 @@ class GenerateBackgroundOperator(BaseOperator):
         guidance_image: str | None = None,
         guidance_scale: float | str | None = None,
         options: Mapping[str, Any] | None = None,
+        ledger: str | None = None,
+        budget: Mapping[str, Any] | None = None,
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float = 2,
@@ -126,7 +133,10 @@ class GenerateBackgroundOperator(BaseOperator):
         self.guidance_image = guidance_image
         self.guidance_scale = guidance_scale
         self.options = options
+        self.ledger = ledger
+        self.budget = budget
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -137,43 +147,29 @@ class GenerateBackgroundOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Buy the picture, or find it bought; land it, or wait for it."""
-        from airflow_provider_bgai.catalogue.landing import destination_root
-        from airflow_provider_bgai.catalogue.ledger import Claim, Landed, Ledger
-        from airflow_provider_bgai.catalogue.purchase import Wish
+        from airflow_provider_bgai.buying.brake import LaterError
 
-        started = time.time()
         try:
-            buyer, request = self._prepare()
-            wish = Wish(
-                request=request,
-                destination=self.destination,
-                owner=_owner(context),
-                epoch=self.epoch,
-                on_unknown_outcome=self.on_unknown_outcome,
-                inspection=inspection(self.on_unfaithful),
-            )
-            found = run(buyer, buyer.begin(wish))
-            if isinstance(found, Claim) and (found.task_id is None or self._waits_here()):
-                # Collected with the account that paid, which a claim of yesterday's may name differently.
-                buyer, claim = collector(found.uri, self.aws_conn_id)
-                found = run(buyer, self._collect(buyer, claim, self.timeout))
+            request, wish_inspection = self._request(), inspection(self.on_unfaithful)
+            storage, ledger = self._open(request)
+            hooks = open_hooks(self.conn_id, storage, staging=ledger.layout.staged)
+            call, reused = asyncio.run(self._buy(hooks, ledger, request, wish_inspection, run_of_task(context)))
+        except LaterError as error:
+            fail(StoppedError(f"{error} is stopped for now"))
         except BgaiError as error:
             fail(error)
-        if isinstance(found, Landed):
-            ledger = Ledger(buyer.storage, destination_root(self.destination))
-            claim_uri = ledger.claim_uri(found.fingerprint)
-            reused = found.landed_at < started
-            return landed_result(found, claim_uri, paid=not reused, reused=reused)
-        assert found.task_id is not None
+        if call.state != "answered":
+            return self._landed(ledger, call, run_of_task(context), reused=reused)
+        uri = ledger.layout.call(call.fingerprint, call.number)
         if not self.wait_for_completion:
-            return _submitted_result(found)
+            return _result(call, uri, [], cost=call.price, reused=False, unknown=0)
         self.defer(
             trigger=BackgroundTaskTrigger(
-                conn_id=found.conn_id,
-                task_ids=[found.task_id],
+                conn_id=call.conn_id,
+                task_ids=[str(call.task_id)],
                 poll_interval=self.poll_interval,
                 deadline=time.time() + self.timeout,
-                record=found.uri,
+                record=uri,
             ),
             method_name="execute_complete",
             # The trigger's own deadline comes first: it resumes the task, which then says what is kept.
@@ -183,38 +179,69 @@ class GenerateBackgroundOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Collect what the trigger waited for. Asks the vendor again: links of last minute are fresh."""
+        timeout = 1.0 if event["action"] == "give_up" else COLLECT_TIMEOUT
+        run = run_of_task(context)
         try:
-            buyer, claim = collector(event["record"], self.aws_conn_id)
-            timeout = 1.0 if event["action"] == "give_up" else COLLECT_TIMEOUT
-            landed = run(buyer, self._collect(buyer, claim, timeout))
+            storage = open_storage(self.aws_conn_id, self.extra_args)
+            ledger, call = read_call(storage, event["record"])
+            call = collect(ledger, call, run, timeout, self._purse(ledger, run))
         except BgaiError as error:
             fail(error)
-        return landed_result(landed, claim.uri, paid=True, reused=False)
-
-    async def _collect(self, buyer: Buyer, claim: Claim, timeout: float) -> Landed:
-        """Land a claim, which may be another run's with another destination."""
-        landed = await buyer.finish(
-            claim,
-            timeout=timeout,
-            policy=PollPolicy(interval=self.poll_interval),
-            inspection=inspection(self.on_unfaithful),
-        )
-        return await buyer.placed(landed, self.destination)
+        return self._landed(ledger, call, run, reused=False)
 
     def on_kill(self) -> None:
-        """No vendor can cancel a task. The claim in S3 keeps its ID for the next try or run."""
-        self.log.info("Killed. What was submitted is kept in the claim; the next try or run collects it")
+        """No vendor can cancel a task. The record in S3 keeps its ID for the next try or run."""
+        self.log.info("Killed. What was answered is kept on record; the next try or run collects it")
+
+    async def _buy(
+        self, hooks: list[BackgroundHook], ledger: Ledger, request: BackgroundRequest, how: Inspection, run: str
+    ) -> tuple[Call, bool]:
+        """Buy or find the picture, and land it unless somebody else waits for it; whether it was there before."""
+        from airflow_provider_bgai.buying.buyer import Buyer
+        from airflow_provider_bgai.buying.purchase import Wish
+        from airflow_provider_bgai.buying.record import error_of
+
+        purse = self._purse(ledger, run)
+        account = accounts(ledger.storage, ledger.layout.staged)
+        buyer = Buyer(hooks, ledger, run=run, owner=run, purse=purse, account=account)
+        wish = Wish(
+            request=request,
+            sku=self.task_id,
+            epoch=self.epoch,
+            on_unknown_outcome=self.on_unknown_outcome,
+            inspection=how,
+        )
+        try:
+            purchase = await buyer.open(wish)
+            call = await buyer.begin(purchase)
+            reused = call.state == "landed" and call not in buyer.ended
+            if call.state == "answered" and (call.task_id is None or self._waits_here()):
+                policy = PollPolicy(interval=self.poll_interval)
+                call = await buyer.collect(call, timeout=self.timeout, source=purchase.source.data, policy=policy)
+            if (error := error_of(call)) is not None:
+                raise error
+            return call, reused
+        finally:
+            await wind_up(buyer, purse, settle_others_after=ABANDONED)
+
+    def _landed(self, ledger: Ledger, call: Call, run: str, *, reused: bool) -> dict[str, Any]:
+        """Put the pictures where they are wanted; what this run's calls for it cost in all."""
+        from airflow_provider_bgai.buying.record import PAID
+
+        images = place(ledger, call, self.destination)
+        calls = [it for it in (ledger.all(call.fingerprint) if call.number > 1 else [call]) if it.run == run]
+        prices = [it.price for it in calls if it.state in PAID]
+        cost = None if None in prices else sum((price for price in prices if price is not None), Decimal(0))
+        unknown = sum(it.state in ("unknown", "sent") for it in calls)
+        uri = ledger.layout.call(call.fingerprint, call.number)
+        return _result(call, uri, images, cost=cost, reused=reused, unknown=unknown)
 
     def _waits_here(self) -> bool:
         return self.wait_for_completion and not self.deferrable
 
-    def _prepare(self) -> tuple[Buyer, Any]:
-        """The buyer and the request, with all connections looked up before an event loop starts."""
-        from airflow_provider_bgai.catalogue.landing import check_destination, destination_root
-        from airflow_provider_bgai.catalogue.purchase import Buyer
-        from airflow_provider_bgai.hooks import get_hook
+    def _request(self) -> BackgroundRequest:
+        from airflow_provider_bgai.buying.landing import check_destination
         from airflow_provider_bgai.models import BackgroundRequest
-        from airflow_provider_bgai.storage import Storage
 
         request = BackgroundRequest(
             self.image,
@@ -228,22 +255,36 @@ class GenerateBackgroundOperator(BaseOperator):
             options=self.options or {},
         )
         check_destination(self.destination, request.count)
-        staging = f"{destination_root(self.destination)}/_bgai/staged"
-        conn_ids = [self.conn_id] if isinstance(self.conn_id, str) else list(self.conn_id)
-        storage = Storage(self.aws_conn_id)
-        hooks: list[BackgroundHook] = []
-        for conn_id in conn_ids:
-            hook = get_hook(conn_id, aws_conn_id=self.aws_conn_id, staging=staging)
-            hook.storage = storage
-            hook.prepare_blocking(request)
-            hooks.append(hook)
-        _ = storage.client
-        return Buyer(hooks, storage), request
+        return request
+
+    def _open(self, request: BackgroundRequest) -> tuple[Storage, Ledger]:
+        """S3 and the ledger, tried once before anything is spent."""
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.buying.landing import destination_root
+        from airflow_provider_bgai.storage import check_store
+
+        storage = open_storage(self.aws_conn_id, self.extra_args)
+        ledger = Ledger(storage, self.ledger or destination_root(self.destination))
+        if storage.head(ledger.layout.store) is None:
+            check_store(storage, ledger.layout)
+        return storage, ledger
+
+    def _purse(self, ledger: Ledger, run: str) -> Budget | None:
+        from airflow_provider_bgai.buying.budget import Budget
+        from airflow_provider_bgai.buying.caps import Caps
+
+        if not self.budget:
+            return None
+        try:
+            caps = Caps.model_validate(self.budget)
+        except ValueError as error:
+            raise AirflowFailException(f"budget={self.budget!r}: {error}") from error
+        return Budget(ledger.storage, ledger.layout.root, caps, run, "task")
 
 
 def inspection(on_unfaithful: OnUnfaithful) -> Inspection:
     """How pictures are looked at when they land."""
-    from airflow_provider_bgai.catalogue.landing import Inspection
+    from airflow_provider_bgai.buying.record import Inspection
     from airflow_provider_bgai.imaging.fidelity import Thresholds
 
     if on_unfaithful not in ("warn", "quarantine", "ignore"):
@@ -253,86 +294,71 @@ def inspection(on_unfaithful: OnUnfaithful) -> Inspection:
     )
 
 
-def collector(claim_uri: str, aws_conn_id: str | None) -> tuple[Buyer, Claim]:
-    """What is needed to collect a claim: the account that paid for it, and S3."""
-    from airflow_provider_bgai.catalogue.ledger import read_claim
-    from airflow_provider_bgai.catalogue.purchase import Buyer
-    from airflow_provider_bgai.hooks import get_hook
-    from airflow_provider_bgai.storage import Storage
+def read_call(storage: Storage, uri: str) -> tuple[Ledger, Call]:
+    """A call by its record's URI, and its ledger. :raises InvalidRequestError: if there is none."""
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.layout import call_of, root_of
 
-    storage = Storage(aws_conn_id)
-    claim = read_claim(storage, claim_uri)
-    hook = get_hook(claim.conn_id, aws_conn_id=aws_conn_id)
-    _ = hook.settings
-    return Buyer([hook], storage), claim
-
-
-def fail(error: BgaiError) -> NoReturn:
-    """Fail the Airflow task: for good where a retry cannot help or might pay again."""
-    if isinstance(error, _RETRYABLE):
-        raise AirflowException(str(error)) from error
-    kind = "Unknown outcome" if isinstance(error, UnknownOutcomeError) else f"Not retried ({error.reason})"
-    raise AirflowFailException(f"{kind}: {error}") from error
+    name = call_of(uri)
+    ledger = Ledger(storage, root_of(uri))
+    call = ledger.read(*name) if name else None
+    if call is None:
+        raise InvalidRequestError(f"{uri!r}: there is no record of a call")
+    return ledger, call
 
 
-def landed_result(landed: Landed, claim_uri: str | None, *, paid: bool, reused: bool) -> dict[str, Any]:
-    """What goes to XCom of a landed picture: small JSON without links, prompts or keys.
+def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget | None = None) -> Call:
+    """Bring a call of any run to its end, with the connection that paid for it.
 
-    :param paid: whether this task is the one that paid; so the costs of all tasks add up.
-    :param reused: whether the picture was there before.
+    :raises BgaiError: what became of it, if its pictures have not landed.
     """
-    return {
-        "state": "succeeded",
-        "vendor": landed.vendor,
-        "conn_id": landed.conn_id,
-        "task_id": landed.task_id,
-        "claim": claim_uri,
-        "images": [output.model_dump(mode="json") for output in landed.images],
-        "seed": landed.seed,
-        "model": landed.model,
-        # An unknown price stays unknown.
-        "cost": (None if landed.price is None else float(landed.price)) if paid else 0.0,
-        "currency": landed.currency,
-        "seconds": landed.seconds,
-        "reused": reused,
-        "unknown_outcomes": landed.unknown,
-        "warnings": list(landed.warnings),
-    }
+    from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.record import error_of
 
-
-def _submitted_result(claim: Claim) -> dict[str, Any]:
-    return {
-        "state": "pending",
-        "vendor": claim.vendor,
-        "conn_id": claim.conn_id,
-        "task_id": claim.task_id,
-        "claim": claim.uri,
-        "images": [],
-        "seed": claim.seed,
-        "model": claim.model,
-        "cost": None if claim.price is None else float(claim.price),
-        "currency": claim.currency,
-        "seconds": None,
-        "reused": False,
-        "unknown_outcomes": claim.unknown,
-        "warnings": [],
-    }
-
-
-def run(buyer: Buyer, work: Any) -> Any:
-    """Run a coroutine of the buyer and close its clients."""
-
-    async def closing() -> Any:
+    async def work() -> Call:
+        account = accounts(ledger.storage, ledger.layout.staged)
+        buyer = Buyer([], ledger, run=run, owner=run, purse=purse, account=account)
         try:
-            return await work
+            ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
         finally:
-            for hook in buyer.hooks:
-                await hook.aclose()
+            await wind_up(buyer, purse)
+        if (error := error_of(ended)) is not None:
+            raise error
+        return ended
 
-    return asyncio.run(closing())
+    return asyncio.run(work())
 
 
-def _owner(context: Context) -> str:
-    """The task instance, without its try number: all its tries own the same claims."""
-    instance = context["ti"]
-    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
+def place(ledger: Ledger, call: Call, destination: str) -> list[dict[str, Any]]:
+    """Copy a call's pictures to where they are wanted; their records. The originals stay below ``_bgai/pictures``."""
+    from airflow_provider_bgai.buying.landing import name_output
+
+    images = []
+    for index, output in enumerate(call.images, start=1):
+        uri = name_output(destination, index, output.uri.rpartition(".")[2])
+        original = ledger.layout.absolute(output.uri)
+        ledger.storage.insist(lambda original=original, uri=uri: ledger.storage.copy(original, uri), uri)  # type: ignore[misc]
+        images.append(output.model_copy(update={"uri": uri}).model_dump(mode="json"))
+    return images
+
+
+def _result(
+    call: Call, uri: str | None, images: list[dict[str, Any]], *, cost: Decimal | None, reused: bool, unknown: int
+) -> dict[str, Any]:
+    """What goes to XCom: small JSON without links, prompts or keys. ``cost`` None: an unknown price stays unknown."""
+    return {
+        "state": "pending" if call.state == "answered" else "succeeded",
+        "vendor": call.vendor,
+        "conn_id": call.conn_id,
+        "task_id": call.task_id,
+        "call": uri,
+        "images": images,
+        "seed": call.seed,
+        "model": call.model,
+        "cost": None if cost is None else float(cost),
+        "currency": call.currency,
+        "seconds": None if call.ended_at is None else round(call.ended_at - call.sent_at, 1),
+        "reused": reused,
+        "unknown_outcomes": unknown,
+        "warnings": list(call.warnings),
+    }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
-from airflow_provider_bgai.operators.generate import OnUnfaithful, collector, fail, inspection, landed_result, run
+from airflow_provider_bgai.operators._task import fail, open_hooks, open_storage, run_of_task
+from airflow_provider_bgai.operators.generate import OnUnfaithful, _result, collect, inspection, place, read_call
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.storage import Storage
 
 
 class LandBackgroundOperator(BaseOperator):
@@ -20,9 +25,9 @@ class LandBackgroundOperator(BaseOperator):
 
     :param conn_id: the vendor's connection; the account that paid for the task.
     :param vendor_task_id: what ``GenerateBackgroundOperator`` returned (``submit.output``), or a task ID from
-        anywhere. Only with the former is the landing recorded, so that no later run buys the picture again.
+        anywhere. Only with the former is the landing on record, so that no later run buys the picture again.
     :param destination: ``s3://bucket/key-{index}.{ext}``: index from 1, extension by the bytes.
-    :param aws_conn_id: the connection to S3.
+    :param aws_conn_id: the connection to S3; ``extra_args``: what every write is given besides (encryption, …).
     :param on_unfaithful: see ``GenerateBackgroundOperator``. With a bare ID there is nothing to compare with.
     :param timeout: seconds to wait for the vendor, should the task not have ended.
     """
@@ -37,6 +42,7 @@ class LandBackgroundOperator(BaseOperator):
         vendor_task_id: str | Mapping[str, Any],
         destination: str,
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         timeout: float = 60,
         on_unfaithful: OnUnfaithful = "warn",
         **kwargs: Any,
@@ -46,6 +52,7 @@ class LandBackgroundOperator(BaseOperator):
         self.vendor_task_id = vendor_task_id
         self.destination = destination
         self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
         self.timeout = timeout
         self.on_unfaithful = on_unfaithful
 
@@ -53,59 +60,61 @@ class LandBackgroundOperator(BaseOperator):
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
         try:
             if isinstance(self.vendor_task_id, Mapping):
-                return self._land_claim(self.vendor_task_id)
+                return self._land_call(self.vendor_task_id, run_of_task(context))
             return self._land_task(self.vendor_task_id)
         except BgaiError as error:
             fail(error)
 
-    def _land_claim(self, submitted: Mapping[str, Any]) -> dict[str, Any]:
-        """What a GenerateBackgroundOperator submitted, or landed already: recorded in its ledger."""
-        from airflow_provider_bgai.catalogue.ledger import ledger_of
-
-        buyer, claim = collector(submitted["claim"], self.aws_conn_id)
-        ledger = ledger_of(buyer.storage, claim.uri)
-        landed = ledger.read_landed(claim.fingerprint)
-        if landed is None or landed.landed_at < claim.claimed_at:
-            landed = run(buyer, buyer.finish(claim, timeout=self.timeout, inspection=inspection(self.on_unfaithful)))
-        landed = run(buyer, buyer.placed(landed, self.destination))
-        return landed_result(landed, claim.uri, paid=False, reused=False)
+    def _land_call(self, submitted: Mapping[str, Any], run: str) -> dict[str, Any]:
+        """What a GenerateBackgroundOperator has submitted, or landed already: on record in its ledger."""
+        ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), submitted["call"])
+        call = collect(ledger, call, run, self.timeout)
+        images = place(ledger, call, self.destination)
+        return _result(call, submitted["call"], images, cost=Decimal(0), reused=False, unknown=0)
 
     def _land_task(self, task_id: str) -> dict[str, Any]:
         """A bare task ID: landed, but in no ledger."""
-        from airflow_provider_bgai.catalogue.landing import land
-        from airflow_provider_bgai.catalogue.ledger import Landed
-        from airflow_provider_bgai.catalogue.purchase import Buyer
-        from airflow_provider_bgai.hooks import get_hook
-        from airflow_provider_bgai.models import Generation
-        from airflow_provider_bgai.storage import Storage
-
-        storage = Storage(self.aws_conn_id)
-        hook = get_hook(self.conn_id, aws_conn_id=self.aws_conn_id)
-        buyer = Buyer([hook], storage)
-        _ = hook.settings, storage.client
         if not task_id:
             raise InvalidRequestError("vendor_task_id is empty: give a task ID or the output of the submitting task")
+        storage = open_storage(self.aws_conn_id, self.extra_args)
+        (hook,) = open_hooks(self.conn_id, storage)
+        return asyncio.run(self._landed(storage, hook, task_id))
 
-        async def work() -> dict[str, Any]:
+    async def _landed(self, storage: Storage, hook: BackgroundHook, task_id: str) -> dict[str, Any]:
+        from airflow_provider_bgai.buying.landing import check_destination, land, name_output
+        from airflow_provider_bgai.buying.record import Call
+        from airflow_provider_bgai.models import Generation
+
+        def there(index: int, count: int, sha256: str, extension: str, good: bool) -> str:
+            return name_output(self.destination, index, extension)
+
+        try:
             known = Generation(vendor=hook.vendor, state="pending", task_id=task_id)
             generation = await hook.wait_for(known, timeout=self.timeout)
             generation.raise_for_failure()
-            landing = await land(hook, generation, storage, self.destination)
-            landed = Landed(
-                fingerprint="",
-                vendor=hook.vendor,
+            check_destination(self.destination, len(generation.images))
+            now = await asyncio.to_thread(storage.now)
+            call = Call(
+                call_id=task_id,
+                fingerprint=f"{hook.vendor}-{task_id}",
+                number=1,
+                run="",
+                owner="",
+                state="landed",
                 conn_id=hook.conn_id,
-                task_id=task_id,
-                price=hook.cost(len(generation.images)),
-                currency=hook.settings.currency,
-                seed=generation.seed,
+                vendor=hook.vendor,
                 model=generation.model,
-                prompt_sha256=None,
-                seconds=0.0,
-                landed_at=time.time(),
-                warnings=(*generation.warnings, *landing.warnings),
-                images=landing.images,
+                seed=generation.seed,
+                currency=hook.settings.currency,
+                sent_at=now,
+                answer_by=now,
+                task_id=task_id,
+                warnings=generation.warnings,
+                inspection=inspection("ignore"),
             )
-            return landed_result(landed, None, paid=False, reused=False)
-
-        return run(buyer, work())
+            landing = await land(hook, generation, storage, call, None, there)
+        finally:
+            await hook.aclose()
+        images = [output.model_dump(mode="json") for output in landing.images]
+        call = call.model_copy(update={"warnings": (*call.warnings, *landing.warnings)})
+        return _result(call, None, images, cost=Decimal(0), reused=False, unknown=0)

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_bgai.exceptions import BgaiError
-from airflow_provider_bgai.operators.generate import fail
+from airflow_provider_bgai.operators._task import fail
 from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from airflow_provider_bgai.operators.catalogue import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_bgai.catalogue.purchase import OnUnknownOutcome
+    from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 
 
 class CatalogueTaskGroup(TaskGroup):
@@ -54,6 +54,7 @@ class CatalogueTaskGroup(TaskGroup):
         max_failure_ratio: float = 0.2,
         outlets: Sequence[Any] | None = None,
         aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(group_id=group_id, **kwargs)
@@ -73,6 +74,7 @@ class CatalogueTaskGroup(TaskGroup):
                 limit=limit,
                 on_unknown_outcome=on_unknown_outcome,
                 aws_conn_id=aws_conn_id,
+                extra_args=extra_args,
             )
             generate = GenerateCatalogueOperator.partial(
                 task_id="generate",
@@ -84,6 +86,7 @@ class CatalogueTaskGroup(TaskGroup):
                 on_unknown_outcome=on_unknown_outcome,
                 sign_conn_id=sign_conn_id,
                 aws_conn_id=aws_conn_id,
+                extra_args=extra_args,
                 max_active_tis_per_dagrun=parallel_shards,
                 **({} if deferrable is None else {"deferrable": deferrable}),
             ).expand(shard=plan.output)
@@ -92,6 +95,7 @@ class CatalogueTaskGroup(TaskGroup):
                 plan=plan.output["plan"],  # type: ignore[index]  # resolved when it runs
                 max_failure_ratio=max_failure_ratio,
                 aws_conn_id=aws_conn_id,
+                extra_args=extra_args,
                 outlets=list(outlets),
                 # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
                 trigger_rule="all_done",

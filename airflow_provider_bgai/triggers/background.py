@@ -99,7 +99,7 @@ class BackgroundTaskTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """A user ended the deferred task (Airflow 3.3 and later). No vendor can cancel: say where the pictures are."""
         self.log.info(
-            "Killed while waiting. The vendor goes on with %s; the claim in S3 keeps the task ID(s), and the "
+            "Killed while waiting. The vendor goes on with %s; the record in S3 keeps the task ID(s), and the "
             "next run collects them without paying again",
             ", ".join(self.task_ids[:MAX_PROBLEMS]),
         )

@@ -18,6 +18,8 @@ PARAMS = {
     "count": 1,
     "seed": None,
     "epoch": None,
+    "ledger": None,
+    "budget": None,
     "vendor_task_id": None,
 }
 WISH = {name: f"{{{{ params.{name} }}}}" for name in PARAMS if name != "vendor_task_id"}

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_bgai.operators.catalogue import RollbackCatalogueOperator
+from airflow_provider_bgai.operators.catalogue import CatalogueCostOperator, RollbackCatalogueOperator
 from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 
 CATALOGUE_PARAMS = {
@@ -18,8 +18,9 @@ CATALOGUE_PARAMS = {
     "only": "changed",
     "limit": None,
     "max_failure_ratio": 0.2,
+    "other_manifest": "s3://catalogue/other.csv",
 }
-NIGHT = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS}
+NIGHT = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS if name != "other_manifest"}
 
 # The last one as a user would have it: a run that finds another one publishing tries again.
 for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 0), (True, "retried", 3)):
@@ -34,6 +35,23 @@ for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 
         CatalogueTaskGroup(
             "catalogue", **NIGHT, shard_size=5, deferrable=deferrable, parallel_shards=2, sign_conn_id="certificate"
         )
+
+# Two groups with one destination: each has a plan, shards and books of its own.
+with DAG(
+    "catalogue_twins",
+    schedule=None,
+    params=CATALOGUE_PARAMS,
+    render_template_as_native_obj=True,
+    is_paused_upon_creation=False,
+):
+    night = NIGHT | {"conn_id": "picwish_default"}
+    one = CatalogueTaskGroup("one", **night, shard_size=5)
+    night = NIGHT | {"conn_id": "photoroom_default", "manifest": "{{ params.other_manifest }}"}
+    other = CatalogueTaskGroup("other", **night, shard_size=5)
+    one >> other
+
+with DAG("catalogue_costs", schedule=None, params=CATALOGUE_PARAMS, is_paused_upon_creation=False):
+    CatalogueCostOperator(task_id="costs", destination=NIGHT["destination"])
 
 with DAG("catalogue_rollback", schedule=None, params=CATALOGUE_PARAMS, is_paused_upon_creation=False):
     RollbackCatalogueOperator(task_id="rollback", destination=NIGHT["destination"])

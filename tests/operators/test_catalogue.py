@@ -294,3 +294,28 @@ def test_a_recipe_that_says_so_has_every_file_signed_with_the_shop_s_certificate
         state, manifest, _ = read_signature(kind, body(s3, f"{shop}/{name}"))
         assert state == "Trusted"
         assert manifest["signature_info"]["common_name"] == "a shop"
+
+
+def test_two_groups_of_one_dag_make_their_own_pictures_by_their_own_vendors(night, catalogue, box, s3, shop, upload):
+    products = catalogue(3)
+    rows = "sku,image,title,category\r\n" + "".join(f"OTHER-{n},product.png,Thing {n},toys\r\n" for n in range(2))
+    other = upload(products["manifest"].removeprefix(f"s3://{s3.bucket}/").replace(".csv", "-2.csv"), rows.encode())
+
+    done = night(dag_id="catalogue_twins", **products, other_manifest=other)
+
+    assert done["state"] == "success"
+    assert {vendor: count for vendor, count in box.bill().items() if count} == {"picwish": 3, "photoroom": 2}
+    assert names(s3, shop) == ["OTHER-0.png", "OTHER-1.png", "SKU-0.png", "SKU-1.png", "SKU-2.png"]
+    assert sorted(report["charged"] for report in done["publish"]) == [2, 3]
+
+
+def test_the_months_costs_are_the_vendors_counters(night, catalogue, box, shop):
+    night(**catalogue(4))
+    box.fault("picwish", "redrawn_product", times=1)
+    night(**catalogue(4, titles={0: "Another thing"}), max_failure_ratio=1.0)
+
+    costs = night(dag_id="catalogue_costs", destination=shop)["costs"][0]
+
+    assert costs["by_vendor"]["picwish"]["charged"] == box.bill()["picwish"] == 5
+    assert len(costs["by_run"]) == 2
+    assert costs["by_category"].keys() == {"toys", "tools"}

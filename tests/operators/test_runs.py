@@ -68,23 +68,60 @@ def test_an_epoch_buys_the_same_picture_anew(run, box):
     assert box.images_charged() == 2
 
 
-def test_a_deleted_picture_is_bought_again(run, box, s3, folder):
+def test_a_deleted_copy_is_put_there_again_and_a_deleted_original_is_bought_again(run, box, s3, folder):
     run("generate_blocking")
     s3.client().delete_object(Bucket=s3.bucket, Key=f"{folder}/product-1.png")
+    assert run("generate_blocking")["result"]["cost"] == 0
+    assert pictures(s3, folder) == [f"{folder}/product-1.png"]
+    assert box.images_charged() == 1
+
+    originals = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=f"{folder}/_bgai/pictures/")["Contents"]
+    s3.client().delete_object(Bucket=s3.bucket, Key=originals[0]["Key"])
     assert run("generate_blocking")["result"]["reused"] is False
     assert box.images_charged() == 2
+
+
+def test_prompt_a_then_b_then_a_shows_a_and_costs_nothing_the_third_time(run, box, s3, folder):
+    def shown() -> bytes:
+        return s3.client().get_object(Bucket=s3.bucket, Key=f"{folder}/product-1.png")["Body"].read()
+
+    run("generate_blocking", prompt="on a beach")
+    first = shown()
+    run("generate_blocking", prompt="on a table")
+    assert shown() != first
+    third = run("generate_blocking", prompt="on a beach")
+    assert (third["result"]["reused"], third["result"]["cost"], shown()) == (True, 0, first)
+    assert box.images_charged() == 2
+
+
+def test_a_ledger_of_its_own_keeps_a_dated_destination_from_paying_every_day(run, box, s3, folder):
+    for day in ("2026-11-23", "2026-11-24", "2026-11-25"):
+        destination = f"s3://{s3.bucket}/{folder}/{day}/product-{{index}}.{{ext}}"
+        done = run("generate_blocking", destination=destination, ledger=f"s3://{s3.bucket}/{folder}")
+        assert done["state"] == "success"
+    assert len(pictures(s3, folder)) == 3
+    assert box.images_charged() == 1
+
+
+def test_one_wallet_caps_tasks_of_different_destinations(run, box, s3, folder):
+    budget = {"root": f"s3://{s3.bucket}/{folder}-wallet", "day": {"pictures": 1}}
+    first = run("generate_blocking", budget=budget)
+    other = f"s3://{s3.bucket}/{folder}-other/product-{{index}}.{{ext}}"
+    second = run("generate_blocking", budget=budget, destination=other)
+    assert (first["state"], second["state"]) == ("success", "failed")
+    assert box.images_charged() == 1
 
 
 @pytest.mark.parametrize("waiting", ["impatient", "impatient_deferred"])
 def test_a_timeout_keeps_the_task_and_a_later_run_collects_it(run, box, s3, waiting, folder):
     box.fault("picwish", "server_error", times=1000, on="poll")
     assert run(f"generate_{waiting}")["state"] == "failed"
-    (claim,) = records(s3, folder, "claims")
-    assert claim["state"] == "submitted"
-    assert claim["task_id"]
+    (call,) = records(s3, folder, "calls")
+    assert call["state"] == "answered"
+    assert call["task_id"]
     box.clear_faults()
     done = run("generate_blocking")
-    assert done["result"]["task_id"] == claim["task_id"]
+    assert done["result"]["task_id"] == call["task_id"]
     assert box.images_charged() == 1
 
 
@@ -111,8 +148,9 @@ def test_an_unknown_outcome_is_held_and_never_repeated_silently(run, box, s3, fo
     box.fault("picwish", "drop_after_charge", times=1, on="submit")
     first = run("generate_blocking")
     assert (first["state"], first["tries"]) == ("failed", 1)
-    (claim,) = records(s3, folder, "claims")
-    assert (claim["state"], claim["unknown"]) == ("held", 1)
+    (call,) = records(s3, folder, "calls")
+    assert (call["state"], call["task_id"]) == ("sent", None)
+    expire(s3, folder, answer_by=1.0)
     sent = len(box.requests)
     assert run("generate_blocking")["state"] == "failed"
     assert len(box.requests) == sent
@@ -130,15 +168,21 @@ def test_an_unknown_outcome_may_be_bought_again_by_policy_and_is_counted(run, bo
 def test_a_held_picture_is_released_when_its_time_has_come(run, box, s3, folder):
     box.fault("picwish", "drop_before_charge", times=1, on="submit")
     run("generate_blocking")
-    (claim,) = records(s3, folder, "claims")
-    key = f"{folder}/_bgai/claims/{claim['fingerprint']}"
-    past = json.dumps(claim | {"held_until": 1.0})
-    s3.client().put_object(Bucket=s3.bucket, Key=key, Body=past.encode())
-    assert run("generate_blocking")["state"] == "success"
+    expire(s3, folder, answer_by=1.0, held_until=1.0)
+    done = run("generate_blocking")
+    assert done["state"] == "success"
+    assert [call["state"] for call in records(s3, folder, "calls")] == ["unknown", "landed"]
     assert box.images_charged() == 1
 
 
-@pytest.mark.parametrize("fault", ["state_-1", "state_-2", "state_-8", "server_error", "unavailable"])
+def expire(s3, folder: str, **times: float) -> None:
+    """Let the time of a call be over."""
+    (call,) = records(s3, folder, "calls")
+    key = f"{folder}/_bgai/calls/{call['fingerprint']}.{call['number']:03}"
+    s3.client().put_object(Bucket=s3.bucket, Key=key, Body=json.dumps(call | times).encode())
+
+
+@pytest.mark.parametrize("fault", ["state_-1", "state_-2", "state_-8", "rate_limited"])
 def test_a_definite_fault_of_the_vendor_is_repeated_and_charged_once(run, box, fault):
     box.fault("picwish", fault, times=1, on="submit")
     assert run("generate_blocking")["state"] == "success"
@@ -169,8 +213,8 @@ def test_a_damaged_result_leaves_no_object_and_is_reported_lost(run, box, s3, fa
     done = run("generate_blocking")
     assert (done["state"], done["tries"]) == ("failed", 1)
     assert pictures(s3, folder) == []
-    (claim,) = records(s3, folder, "claims")
-    assert (claim["state"], claim["reason"]) == ("lost", "lost")
+    (call,) = records(s3, folder, "calls")
+    assert (call["state"], call["reason"]) == ("lost", "lost")
 
 
 def test_one_damaged_download_is_fetched_again(run, box):
@@ -211,8 +255,8 @@ def test_an_unknown_outcome_is_not_handed_to_the_next_connection(run, box):
         {"conn_id": "aws_default"},
     ],
 )
-def test_a_wrong_input_fails_before_anything_is_sent_or_claimed(run, box, s3, wrong, folder):
+def test_a_wrong_input_fails_before_anything_is_sent_or_written(run, box, s3, wrong, folder):
     done = run("generate_blocking", **wrong)
     assert (done["state"], done["tries"]) == ("failed", 1)
     assert box.requests == []
-    assert records(s3, folder, "claims") == []
+    assert records(s3, folder, "calls") == []
