@@ -17,7 +17,7 @@ help:
 	@echo 'make lint       ruff and mypy; make format: let ruff rewrite'
 	@echo 'make bench      memory, time and accuracy: a thousand waiting tasks, a 50 MB picture, 100,000 planned,'
 	@echo '                1,000 generated, against the mapped recipe; altered products caught. Wants a quiet machine'
-	@echo 'make chaos      1,000 pictures through faults of every kind, the worker killed 50 times'
+	@echo 'make chaos      1,000 pictures through faults of every kind, workers ended 50 times; blocking and deferrable'
 	@echo 'make constraints, make clean'
 
 demo: .venv/ready

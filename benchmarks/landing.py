@@ -38,7 +38,8 @@ def main() -> None:
         for name, side in (("small.png", 64), ("large.png", 3540)):
             s3.client().put_object(Bucket=s3.bucket, Key=name, Body=noise(side))
 
-        from airflow_provider_bgai.catalogue.landing import land
+        from airflow_provider_bgai.buying.landing import land
+        from airflow_provider_bgai.buying.record import Call, Inspection
         from airflow_provider_bgai.hooks import get_hook
         from airflow_provider_bgai.models import Generation
         from airflow_provider_bgai.storage import Storage
@@ -48,10 +49,15 @@ def main() -> None:
         def measure(name: str) -> tuple[int, float]:
             link = storage.presign(f"s3://{s3.bucket}/{name}")
             generation = Generation(vendor="picwish", state="succeeded", images=(link,))
+            names = {"call_id": "0" * 32, "fingerprint": "f" * 64, "run": "r", "owner": "r/0", "conn_id": hook.conn_id}
+            call = Call(
+                **names, number=1, vendor="picwish", sent_at=0, answer_by=0, inspection=Inspection(thresholds=None)
+            )
 
             async def run() -> int:
                 async with hook:
-                    landing = await land(hook, generation, storage, f"s3://{s3.bucket}/landed.{{ext}}")
+                    place = f"s3://{s3.bucket}/landed.png"
+                    landing = await land(hook, generation, storage, call, None, lambda *_: place)
                     return landing.images[0].bytes
 
             began = time.perf_counter()
