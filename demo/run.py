@@ -26,9 +26,11 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
-from airflow_provider_bgai.catalogue.landing import name_output
-from airflow_provider_bgai.catalogue.records import Result, read_lines
+from airflow_provider_bgai.buying.landing import name_output
+from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.imaging.label import read_label
+from airflow_provider_bgai.layout import root_of
+from airflow_provider_bgai.lines import parse_lines
 from demo.rest import AirflowApi
 from demo.services import (
     VENDORS,
@@ -163,7 +165,7 @@ def three_nights(
     first = follow(api, s3)
     print_table(first.bought)
     contents = check(first, s3, wanted={product["sku"] for product in products}, published=published)
-    check_charges(sandbox.charges(), total, total)
+    check_books(sandbox.bill(), [first])
     draw_sheet(products, first.bought, contents).save(sheet)
     print(f"Contact sheet: {sheet.relative_to(ROOT)}")
     for vendor, report in first.reports.items():
@@ -174,7 +176,7 @@ def three_nights(
     print("\nSecond night: nothing has changed.", flush=True)
     second = follow(api, s3, api.trigger(DAG))
     check(second, s3, wanted=set(), published=published)
-    check_charges(sandbox.charges(), total, 0)
+    check_books(sandbox.bill(), [first, second])
 
     changed = ", ".join(f"{sku} is now “{title}”" for sku, title in CHANGED_TITLES.items())
     print(f"\nThird night: {changed}.", flush=True)
@@ -184,7 +186,7 @@ def three_nights(
     again = check(third, s3, wanted=set(CHANGED_TITLES), published=published)
     if same := [uri for uri, content in again.items() if content == contents[uri]]:
         raise DemoError(f"bought again, but the picture is the old one: {', '.join(same)}")
-    check_charges(sandbox.charges(), total + len(again), len(again))
+    check_books(sandbox.bill(), [first, second, third])
     return [first, second, third]
 
 
@@ -278,12 +280,12 @@ def first_failure(api: AirflowApi, run_id: str) -> str:
 
 
 def bought(s3: S3Service, reports: Mapping[str, dict[str, Any]]) -> Iterator[Picture]:
-    """What the run's manifests say was bought, in the catalogue's order of vendors."""
+    """What the run's outcomes say was bought, in the catalogue's order of vendors."""
     client = s3.client()
     for vendor in VENDORS:
-        manifest = reports[vendor]["manifest"]
-        destination = manifest.partition("/_bgai/")[0]
-        for result in read_lines(Result, fetch(client, manifest).splitlines()):
+        outcomes = reports[vendor]["outcomes_uri"]
+        destination = root_of(outcomes)
+        for result in parse_lines(Result, fetch(client, outcomes).splitlines(), outcomes):
             if result.outcome != "bought":
                 continue
             for index, image in enumerate(result.images, start=1):
@@ -352,12 +354,17 @@ def fetch(client: Any, uri: str) -> bytes:
     return client.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
 
 
-def check_charges(charges: dict[str, Any], expected: int, tonight: int) -> None:
-    """The vendors' bill, over all nights."""
-    billed = charges["images"]["total"]
-    if billed != expected:
-        raise DemoError(f"the vendors billed {billed} pictures in all instead of {expected}")
-    print(f"The vendors billed {tonight} pictures tonight, {billed} in all.", flush=True)
+def check_books(bill: Mapping[str, int], nights: Sequence[Night]) -> None:
+    """The catalogues' books, over all nights, and the vendors' counters say the same, by vendor."""
+    lines = []
+    for vendor in VENDORS:
+        reports = [night.reports[vendor] for night in nights]
+        booked, perhaps = (sum(report[name] for report in reports) for name in ("charged", "perhaps"))
+        if booked != bill[vendor] or perhaps:
+            raise DemoError(f"{vendor} billed {bill[vendor]} pictures; the books say {booked}, perhaps {perhaps} more")
+        lines.append(f"{vendor} {booked} = {bill[vendor]}")
+    tonight = sum(report["charged"] for report in nights[-1].reports.values())
+    print(f"Billed tonight: {tonight}. Pictures in the books = the vendors' counters: {', '.join(lines)}.", flush=True)
 
 
 def draw_sheet(

@@ -255,8 +255,13 @@ class SandboxService:
     url: str
 
     def charges(self) -> Any:
-        """What the vendors would have put on the bill."""
+        """Every call that the vendors would have put on the bill."""
         return _get(f"{self.url}/_sandbox/charges").raise_for_status().json()
+
+    def bill(self) -> dict[str, int]:
+        """The pictures that each vendor would have billed."""
+        bill: dict[str, int] = _get(f"{self.url}/_sandbox/bill").raise_for_status().json()
+        return bill
 
     def connections(self, price_per_image: float = 0.05) -> dict[str, str]:
         """The Airflow connection of each vendor, under its default ID."""
