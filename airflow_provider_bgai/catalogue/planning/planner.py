@@ -159,7 +159,7 @@ class _Planner:
         # The contents that images had when they looked so; and how each SKU's published files were finished, which is
         # looked up only where the recipe asks for anything.
         self.seen: dict[bytes, bytes] = {}
-        self.finished: dict[str, str] = {}
+        self.finished: dict[str, tuple[bytes, str]] = {}
         allow = hooks[0].settings.allow_private_hosts
         self.images = Images(self.storage, pool, self.seen, allow_private_hosts=allow)
         self.names = Names(recipe, hooks, self.storage, self.images)
@@ -196,7 +196,7 @@ class _Planner:
             if state.hint and state.source:
                 self.seen[digest(state.hint)] = bytes.fromhex(state.source)
             if finishes:
-                self.finished[state.sku] = sys.intern(state.finishing)
+                self.finished[state.sku] = (bytes.fromhex(state.fingerprint), sys.intern(state.finishing))
             if state.fingerprint:
                 yield state.fingerprint
 
@@ -236,16 +236,16 @@ class _Planner:
             "source": wish.source and wish.source.hex(),
             "prompt_sha256": prompt_sha256(wish.request.prompt),
         }
-        if landed and self.only != "all" and not self._to_finish(wish.product.sku, wish.category):
+        if landed and self.only != "all" and not self._to_finish(wish.product.sku, wish.category, wish.name):
             self.counts["unchanged"] += 1
             self.planned.add(_canonical({**line, "outcome": "unchanged"}))
         else:
             self.found.add(wish, {**line, "request": wish.request.asked()}, number, landed=landed)
 
-    def _to_finish(self, sku: str, category: str) -> bool:
+    def _to_finish(self, sku: str, category: str, name: bytes) -> bool:
         """Whether published files are to be made anew of what has landed. Costs nothing."""
         asked = self.finishing.get(category, self.finishing[""])
-        return bool(asked) and self.only != "failed" and self.finished.get(sku, "") != asked
+        return bool(asked) and self.only != "failed" and self.finished.get(sku) != (name, asked)
 
     def _refuse_product(self, product: Product, key: str, reason: str) -> None:
         self._refuse(product.sku, reason, key, product.fields.get(self.recipe.category, "").strip())
@@ -301,7 +301,9 @@ class _Planner:
         """What the plan says of a SKU of a chosen candidate, and what changed."""
         said = self.found.said.get(place)
         if said == "landed":
-            return "unchanged", ("finishing",) if self._to_finish(sku, line["category"]) else ()
+            return "unchanged", ("finishing",) if self._to_finish(
+                sku, line["category"], bytes.fromhex(line["fingerprint"])
+            ) else ()
         failed = said in ("failed", "collect")
         if before is None:
             return "failed_before" if failed else "new", ()
