@@ -23,7 +23,7 @@ def services() -> Iterator[Stage]:
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["blocking", "deferrable"])
 def test_every_promise_is_kept_whatever_breaks(services: Stage, deferrable: bool):
-    verdict = chaos(services, 40, 4, deferrable=deferrable, rates=OFTEN)
+    verdict = chaos(services, 30, 4, deferrable=deferrable, rates=OFTEN)
     assert not verdict.broken, verdict.table()
     assert len(verdict.evidence.cuts) == 4
 
@@ -32,7 +32,7 @@ def test_every_promise_is_kept_whatever_breaks(services: Stage, deferrable: bool
 def test_the_judge_sees_a_worker_that_breaks_a_promise(services: Stage, name: str):
     control = CONTROLS[name]
     deferrable = list(CONTROLS).index(name) % 2 == 1
-    verdict = chaos(services, 20, 4, deferrable=deferrable, control=name, rates=RATES | control.rates)
+    verdict = chaos(services, 20, control.kills, deferrable=deferrable, control=name, rates={**RATES, **control.rates})
     assert control.breaks in verdict.broken, verdict.table()
     assert "BROKEN" in verdict.table()
 

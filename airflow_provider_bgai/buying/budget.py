@@ -115,7 +115,7 @@ class _Change:
     pictures: int = 0
     price: Decimal | None = None
     granted: bool = False
-    problem: Exception | None = None
+    problem: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -199,14 +199,16 @@ class Budget:
     async def _write_waiting(self) -> None:
         while self._waiting:
             changes, self._waiting = self._waiting, []
-            problem: Exception | None = None
+            problem: BaseException | None = None
             try:
                 await asyncio.to_thread(self._write, changes)
-            except Exception as error:  # noqa: BLE001 - raised where the changes are waited for
+            except BaseException as error:  # noqa: BLE001 - raised where the changes are waited for, or nobody hears of it
                 problem = error
             for change in changes:
                 change.problem = problem
                 change.done.set()
+            if isinstance(problem, asyncio.CancelledError):
+                raise problem
 
     def _write(self, changes: Sequence[_Change]) -> None:
         """Make the changes, in order, as far as the caps allow."""

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 import benchmarks.chaos
+from benchmarks.chaos.accidents import RATES
 from benchmarks.chaos.chaos import chaos, stage
 from benchmarks.chaos.controls import CONTROLS
 
@@ -28,7 +29,13 @@ def main() -> int:
     with stage() as services:
         for deferrable in MODES[args.mode]:
             verdict = chaos(
-                services, args.products, args.kills, deferrable=deferrable, seed=args.seed, control=args.control
+                services,
+                args.products,
+                args.kills,
+                deferrable=deferrable,
+                seed=args.seed,
+                control=args.control,
+                rates={**RATES, **(CONTROLS[args.control].rates if args.control else {})},
             )
             print(f"\n{'deferrable' if deferrable else 'blocking'}\n{verdict.table()}", flush=True)
             broken += len(verdict.broken)

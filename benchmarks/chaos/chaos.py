@@ -97,7 +97,7 @@ def chaos(
                 quiet = night > 2 and not left
                 runs.append(f"night-{night}")
                 shards = write_run(good, runs[-1], evidence.prompts)
-                steer(stage.sandbox, {} if quiet else rates)
+                steer(stage.sandbox, dict.fromkeys(rates, 0.0) if quiet else rates)
                 cap = int(CAPPED * count) if night == 1 else None
                 due = left - left // 3 if night == 1 and not control else left
                 with nullcontext() if quiet else bad_weather(stage.bad, seed + night):

@@ -261,17 +261,28 @@ def test_a_wish_is_given_up_after_three_doubts_however_often_it_is_wanted(world)
 # --- adding up and settling ---------------------------------------------------------------------------------------
 
 
-def test_who_adds_up_while_others_book_misses_nothing(world):
+@pytest.mark.parametrize("steps", range(4))
+def test_who_adds_up_while_others_book_misses_nothing(world, steps):
     mine = world.buys()
-    world.run(mine, "delete_all")
-    for steps in range(1, 5):
-        reader = world.adds_up()
-        world.run(reader, steps=steps)
-        if mine.at is not None:
-            world.go(mine)
-        world.run(reader)
-        assert reader.error is None
+    sends(world, mine, "links")
+    while states(world) != ["landed"]:
+        world.go(mine)
+    reader = world.adds_up()
+    world.run(reader, steps=steps)
+    world.run(mine)
+    world.run(reader)
+    assert reader.error is None
     assert booked(world) == ["landed"]
+
+
+def test_a_task_counts_as_perhaps_until_it_has_ended_because_it_may_fail_for_free(world):
+    mine = world.buys()
+    sends(world, mine, "task that fails")
+    world.go(mine)
+    assert states(world) == ["answered"]
+    world.check()
+    world.run(mine)
+    assert states(world) == booked(world) == ["failed"]
 
 
 @pytest.mark.parametrize("order", ["refused", "answer lost"])

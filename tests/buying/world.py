@@ -304,6 +304,7 @@ class World:
         :param order: one of :data:`S3_TROUBLE`, for what it asks of S3.
         :param outcome: one of :data:`OUTCOMES`, for what it sends.
         """
+        assert process.at is not None, f"it has ended: {process.error!r}"
         self.requests += 1
         process.go(outcome if process.at == "send" and order != "killed before" else order)
         if process.at is None:

@@ -13,6 +13,7 @@ from decimal import Decimal
 import pytest
 
 from airflow_provider_bgai.buying.books import audit, restore
+from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.decision import Asks, decide
 from airflow_provider_bgai.buying.decisions import Note
 from airflow_provider_bgai.buying.purchase import Wish, name_of, open_wish
@@ -578,6 +579,24 @@ def test_a_photo_replaced_between_plan_and_generate_is_bought_as_what_it_is(cata
     assert call.fingerprint != by_sku(catalogue, plan)["a"].fingerprint
     later = catalogue.plan(recipe)
     assert (later.counts, later.calls) == ({"unchanged": 1}, 0)
+
+
+def test_the_bytes_that_named_a_wish_are_the_bytes_that_are_sent_and_compared(catalogue, monkeypatch):
+    """Whatever lies behind its key meanwhile."""
+    recipe, old, new = {"prompt": "{{ title }} on oak"}, photo("old"), photo("new") + b"\0" * 777
+    uri, begin = catalogue.add("a", old), Buyer.begin
+
+    async def replaced(self, purchase):
+        catalogue.storage.put(uri, new)
+        return await begin(self, purchase)
+
+    monkeypatch.setattr(Buyer, "begin", replaced)
+    _, (result,) = catalogue.night(recipe)
+    (sent,) = [it for it in catalogue.box.requests if it.kind == "submit"]
+    assert {it["size"] for it in sent.files.values()} == {len(old)}
+    assert result.source == hashlib.sha256(old).hexdigest()
+    assert result.images[0].fidelity.faithful
+    assert catalogue.plan(recipe).counts == {"changed": 1}
 
 
 def test_a_catalogue_that_was_moved_with_its_ledger_buys_nothing(catalogue, s3):
