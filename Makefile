@@ -51,6 +51,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.fidelity
 
 chaos: .venv/ready
+	$(BIN)/pytest -m long tests/test_chaos.py
 	$(BIN)/python -m benchmarks.chaos
 
 # The stamps: an environment is made again when what it is made from changes.

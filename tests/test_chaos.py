@@ -28,6 +28,7 @@ def test_every_promise_is_kept_whatever_breaks(services: Stage, deferrable: bool
     assert len(verdict.evidence.cuts) == 4
 
 
+@pytest.mark.long  # some minutes: `make chaos` runs it
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_judge_sees_a_worker_that_breaks_a_promise(services: Stage, name: str):
     control = CONTROLS[name]
