@@ -154,4 +154,6 @@ class Hurry:
 
 
 async def sleep_at_the_gate(seconds: float) -> None:
-    await (asyncio.to_thread(PROCESS.get().stop, "sleep") if seconds else sleep(0))
+    """``asyncio.sleep``, of whoever calls it: what is no process of the world (a server's loop) sleeps as ever."""
+    process = PROCESS.get(None)
+    await (asyncio.to_thread(process.stop, "sleep") if process and seconds else sleep(seconds))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from airflow_provider_bgai.exceptions import GivenUpError, PollError, UnknownOutcomeError
+from airflow_provider_bgai.sandbox import Sandbox
 from tests.buying.stepping import Process
 from tests.buying.world import HOUR, World, stepped  # noqa: F401
 
@@ -299,3 +302,10 @@ def test_an_s3_error_while_one_call_is_collected_keeps_no_other_from_the_books(w
     assert walker.error is None
     assert sorted(call.state for call in world.records.values()) in (["answered", "landed"], ["landed", "landed"])
     assert booked(world) == ["landed", "landed"]
+
+
+def test_servers_of_this_process_go_on_beside_the_world(world):
+    with Sandbox() as box, httpx.Client(base_url=box.url, trust_env=False, timeout=5) as http:
+        for _ in range(3):
+            assert http.get("/_sandbox/bill").status_code == 200
+            time.sleep(0.2)  # a server looks every 0.1 s whether it is to end
