@@ -29,6 +29,7 @@ from demo.services import S3Service, SandboxService, sandbox_process, seaweedfs
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.catalogue.results import Wanted
+    from airflow_provider_bgai.catalogue.shard import Progress
 
 PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "paper-bag.png"
 LATENCY = 2.0  # s
@@ -99,9 +100,13 @@ async def bare(s3: S3Service, sandbox: SandboxService, items: list[Wanted]) -> N
 
 
 def ours(
-    destination: str, items: list[Wanted], *, profile: bool = False, fidelity: bool = False
+    destination: str, items: list[Wanted], *, profile: bool = False, fidelity: bool = False, deferred: bool = False
 ) -> tuple[float, Counter[str]]:
-    """The generate stage as a task runs it, books included: seconds, and S3 requests by operation."""
+    """The generate stage as a task runs it, books included: seconds, and S3 requests by operation.
+
+    :param deferred: in passes, as a deferred task that is woken up each time its tasks are done: each pass begins with
+        nothing but what stands in S3.
+    """
     from airflow_provider_bgai.buying.buyer import Buyer
     from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.catalogue.finishing import Finishing
@@ -117,19 +122,24 @@ def ours(
     storage.client.meta.events.register("before-send.s3.*", lambda event_name, **_: calls.update([event_name]))
     finishing = {"": Finishing(fidelity=fidelity)}
 
-    async def run() -> None:
+    async def a_pass(patience: float | None, **how: Any) -> Progress:
         buyer = Buyer([hook], Ledger(storage, destination), run="benchmark", owner="benchmark/0000")
         shard = Shard(buyer, in_flight=IN_FLIGHT, finishing=finishing)
-        results = give_up(items, await generate(shard, items, patience=120.0), "benchmark")
-        await wind_up(buyer, None)
-        outcomes = Counter(result.outcome for result in results)
-        if outcomes != {"bought": len(items)}:
-            raise SystemExit(f"not all were bought: {outcomes}")
+        try:
+            return await generate(shard, items, patience=patience, **how)
+        finally:
+            await wind_up(buyer, None)
 
     profiler = cProfile.Profile() if profile else None
     began = time.perf_counter()
     with profiler or nullcontext():
-        asyncio.run(run())
+        progress = asyncio.run(a_pass(None if deferred else 120.0))
+        while progress.pending:
+            time.sleep(LATENCY)
+            progress = asyncio.run(a_pass(0.0, resumed=True, begun=progress.begun, later=progress.later))
+    outcomes = Counter(result.outcome for result in give_up(items, progress, "benchmark"))
+    if not outcomes.keys() <= {"bought", "reused"} or outcomes.total() != len(items):
+        raise SystemExit(f"not all were bought: {outcomes}")
     seconds = time.perf_counter() - began
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
@@ -159,14 +169,17 @@ def measure(s3: S3Service, sandbox: SandboxService, count: int, profile: bool) -
     seconds, calls = ours(destination, products(count, image, "ours"), profile=profile)
     after = polls(sandbox)
     compared, _ = ours(destination, products(count, image, "compared"), fidelity=True)
-    requests = ", ".join(f"{name} {number / count:.1f}" for name, number in sorted(calls.items()))
+    _, in_passes = ours(destination, products(count, image, "deferred"), deferred=True)
     print(f"{count} pictures, {LATENCY:g} s at the vendor, {IN_FLIGHT} in flight")
     print(f"bare script:    {bare_seconds:6.1f} s, {(between - before) / count:.2f} polls a picture")
     print(f"generate stage: {seconds:6.1f} s, {(after - between) / count:.2f} polls a picture")
     print(f"  and every picture compared with its product, with thumbnails for the report: {compared:.1f} s")
-    print(f"S3 requests a picture: {calls.total() / count:.2f} ({requests}; limit {REQUESTS}); the bare script sends 2")
+    print(f"S3 requests a picture (limit {REQUESTS}; the bare script sends 2):")
+    for way, made in ("blocking", calls), ("deferred", in_passes):
+        requests = ", ".join(f"{name} {number / count:.1f}" for name, number in sorted(made.items()))
+        print(f"  {way} {made.total() / count:.2f} ({requests})")
     print(f"ratio {seconds / bare_seconds:.2f} (limit {LIMIT})", flush=True)
-    return seconds / bare_seconds <= LIMIT and calls.total() / count <= REQUESTS
+    return seconds / bare_seconds <= LIMIT and max(calls.total(), in_passes.total()) <= REQUESTS * count
 
 
 def main() -> int:

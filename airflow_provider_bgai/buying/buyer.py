@@ -102,7 +102,7 @@ class Buyer:
         self.brakes = {
             hook.conn_id: Brake(self.storage, ledger.layout, hook.conn_id, run, owner, at_first) for hook in hooks
         }
-        self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes)
+        self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes, worker=WORKER)
 
     @property
     def ended(self) -> list[Call]:
@@ -137,7 +137,7 @@ class Buyer:
             except LostRaceError:
                 log.debug("Not new after all: %s", purchase.fingerprint)
         while True:
-            call, last = await in_thread(self._look, purchase.fingerprint)
+            call, last = await in_thread(self._look, purchase)
             decision = decide(last, self._asks(purchase, call), await in_thread(self.storage.now))
             try:
                 if decision.ends:
@@ -200,8 +200,10 @@ class Buyer:
         redraws = call is not None and call.number == purchase.redraws
         return Asks(wish.on_unknown_outcome, redraws or (wish.again and not mine), purchase.unanswered)
 
-    def _look(self, name: str) -> tuple[Call | None, Last | None]:
-        number = self.ledger.last_number(name)
+    def _look(self, purchase: Purchase) -> tuple[Call | None, Last | None]:
+        name, told = purchase.fingerprint, purchase.under_way
+        purchase.under_way = 0
+        number = told or self.ledger.last_number(name)
         if not number:
             return None, None
         try:
@@ -209,8 +211,10 @@ class Buyer:
         except ValueError as error:
             log.error("%s", error)
             return None, Last(number, None)
-        if call is None:
-            return self._look(name)  # it went between LIST and GET
+        if call is None or (told and call.state != "answered"):
+            return self._look(purchase)  # it went between LIST and GET, or on since an earlier pass
+        if told:
+            self.collector.told(call)
         return call, last_of(self.ledger, call, self.storage.now())
 
     def _give_up(self, call: Call) -> Call:

@@ -42,6 +42,7 @@ class Collector:
     :param hooks: those at hand.
     :param account: the hook of any other connection; None where there is none any more.
     :param run: whose calls count for the brakes.
+    :param worker: whose calls have their markers, because this very process has put them.
     :ivar ended: calls that were brought to an end, or found ended: they belong into the books.
     """
 
@@ -53,12 +54,14 @@ class Collector:
         *,
         run: str = "",
         brakes: Mapping[str, Brake] | None = None,
+        worker: str = "",
     ) -> None:
-        self.ledger, self.run, self.brakes = ledger, run, brakes or {}
+        self.ledger, self.run, self.brakes, self.worker = ledger, run, brakes or {}, worker
         self.ended: list[Call] = []
         self._hooks: dict[str, BackgroundHook | None] = {hook.conn_id: hook for hook in hooks}
         self._account = account
         self._entered: set[str] = set()
+        self._told: set[str] = set()
 
     async def aclose(self) -> None:
         """Close all clients."""
@@ -69,6 +72,10 @@ class Collector:
     def entered(self, call: Call) -> None:
         """Its brake knows this call as under way already."""
         self._entered.add(call.call_id)
+
+    def told(self, call: Call) -> None:
+        """It was handed on by who has sent it, and not found: its marker need not be put again."""
+        self._told.add(call.call_id)
 
     async def park(self, call: Call) -> None:
         """Leave a call under way beyond this pass."""
@@ -105,7 +112,7 @@ class Collector:
         problem: BgaiError | None = None
         try:
             try:
-                if not mine:
+                if call.worker != self.worker and call.call_id not in self._told:
                     await in_thread(self.ledger.mark, call)
                 hook = await self._hook(call)
                 if generation is None:

@@ -57,6 +57,7 @@ class Purchase:
     """A wish at work: its source in hand, read once, and prepared once for each kind of vendor.
 
     :ivar number: the one to buy as, while buying.
+    :ivar under_way: number of the call that an earlier pass of this try has left under way; 0: look what there is.
     :ivar unanswered: number of a call whose answer this process knows to be lost.
     :ivar redraws: number of a call of this run whose picture is in quarantine, and is to be bought anew.
     :ivar sent: what an error is about: the call that was made here, if it is paid or in doubt, or the one found.
@@ -68,6 +69,7 @@ class Purchase:
     guidance: Source | None
     fingerprint: str
     number: int = 1
+    under_way: int = 0
     before: int = 0
     unanswered: int = 0
     redraws: int = 0

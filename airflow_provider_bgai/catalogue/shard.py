@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,6 +40,9 @@ from airflow_provider_bgai.sources import Source
 from airflow_provider_bgai.storage import THREADS, store_errors
 
 log = logging.getLogger(__name__)
+
+Begun = tuple[str, int]
+"""Fingerprint and number of a call under way."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,20 @@ class Progress:
     later: list[int] = field(default_factory=list)
     troubles: list[StoreError] = field(default_factory=list)
 
+    @property
+    def begun(self) -> dict[int, Begun]:
+        """The calls under way, for the next pass."""
+        return {place: (call.fingerprint, call.number) for place, (call, _) in self.pending.items()}
+
 
 async def generate(
-    shard: Shard, wanted: Sequence[Wanted], *, patience: float | None, resumed: bool = False
+    shard: Shard,
+    wanted: Sequence[Wanted],
+    *,
+    patience: float | None,
+    resumed: bool = False,
+    begun: Mapping[int, Begun] | None = None,
+    later: Collection[int] = (),
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
@@ -104,14 +118,16 @@ async def generate(
         task waits in the triggerer).
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
         a connection that is not proved.
+    :param begun, later: of the last pass, where it is known: what need not be looked for.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots = asyncio.Semaphore(shard.in_flight)
-    progress = Progress()
+    progress = Progress(later=list(later))
+    under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
         async with slots:
-            await _Walk(shard, wanted[place], place, patience, progress, resumed).go()
+            await _Walk(shard, wanted[place], place, patience, progress, resumed, under_way.get(place)).go()
 
     async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
@@ -119,7 +135,7 @@ async def generate(
                 group.create_task(walk(place, resumed=resumed))
 
     shard.buyer.hold_back(resumed)
-    await all_of(range(len(wanted)), resumed=resumed)
+    await all_of([place for place in range(len(wanted)) if place not in later], resumed=resumed)
     while progress.later:
         # What was held back may begin once the earlier calls are collected, or once something has landed.
         places, progress.later = progress.later, []
@@ -159,6 +175,7 @@ class _Walk:
     patience: float | None
     progress: Progress
     resumed: bool
+    begun: Begun | None = None
     call: Call | None = None
     source: Source | None = None
 
@@ -173,6 +190,8 @@ class _Walk:
                 raise LaterError
             purchase = await self._open(wish)
             self.source = purchase.source
+            if self.begun is not None and self.begun[0] == purchase.fingerprint:
+                purchase.under_way = self.begun[1]
             self.progress.results[self.place] = await self._walk(purchase)
         except LaterError:
             self.progress.later.append(self.place)

@@ -221,15 +221,29 @@ class GenerateCatalogueOperator(BaseOperator):
         resumed = context["ti"].try_number > 1
         return self._pass(context, deadline=time.time() + self.timeout, patience=patience, resumed=resumed)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Land what has ended; wait on for the rest until the deadline."""
-        return self._pass(context, deadline=event["deadline"], patience=0.0, resumed=True)
+    def execute_complete(
+        self,
+        context: Context,
+        event: dict[str, Any],
+        begun: Sequence[tuple[int, str, int]] = (),
+        later: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        """Land what has ended; wait on for the rest until the deadline.
+
+        :param begun: place, fingerprint and number of the calls that wait; ``later``: places of what has not begun.
+        """
+        under_way = {place: (name, number) for place, name, number in begun}
+        return self._pass(
+            context, deadline=event["deadline"], patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
+        )
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The records in S3 keep the IDs for the next try or run."""
         self.log.info("Killed. What was answered is kept on record; the next try or run collects it")
 
-    def _pass(self, context: Context, *, deadline: float, patience: float | None, resumed: bool) -> dict[str, Any]:
+    def _pass(
+        self, context: Context, *, deadline: float, patience: float | None, resumed: bool, **last_pass: Any
+    ) -> dict[str, Any]:
         import asyncio
 
         from airflow_provider_bgai.buying.calls import Ledger
@@ -247,7 +261,9 @@ class GenerateCatalogueOperator(BaseOperator):
             sign = self._signer() if any(each.sign for each in plan.finishing.values()) else None
             side_by_side = max(1, min(self.parallel_shards, len(plan.shards)))
             hooks = open_hooks(self.conn_id, storage, staging=run.layout.staged, shards=side_by_side)
-            work = self._generate(ledger, hooks, wanted, plan, sign, patience, resumed, side_by_side)
+            work = self._generate(
+                ledger, hooks, wanted, plan, sign, side_by_side, patience=patience, resumed=resumed, **last_pass
+            )
             progress, ended = asyncio.run(work)
         except BgaiError as error:
             fail(error)
@@ -275,6 +291,10 @@ class GenerateCatalogueOperator(BaseOperator):
                     record=self.shard,
                 ),
                 method_name="execute_complete",
+                kwargs={
+                    "begun": [[place, name, number] for place, (name, number) in progress.begun.items()],
+                    "later": progress.later,
+                },
                 timeout=timedelta(seconds=max(0.0, deadline - time.time()) + 120),
             )
         if progress.pending and tries_left(context):
@@ -298,9 +318,8 @@ class GenerateCatalogueOperator(BaseOperator):
         wanted: list[Wanted],
         plan: PlanRecord,
         sign: Sign | None,
-        patience: float | None,
-        resumed: bool,
         side_by_side: int,
+        **how: Any,
     ) -> tuple[Progress, list[Call]]:
         from airflow_provider_bgai.buying.budget import Budget
         from airflow_provider_bgai.buying.buyer import Buyer
@@ -328,7 +347,7 @@ class GenerateCatalogueOperator(BaseOperator):
             sign=sign,
         )
         try:
-            return await generate(shard, wanted, patience=patience, resumed=resumed), buyer.ended
+            return await generate(shard, wanted, **how), buyer.ended
         finally:
             await wind_up(buyer, purse)
 
