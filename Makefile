@@ -28,7 +28,7 @@ ui: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m tests.browser
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-2.11: .venv-2.11/ready
 	$(BIN_211)/pytest tests/operators/test_runs.py tests/test_provider_info.py -k 'not form_of_older'

@@ -21,6 +21,7 @@ Every vendor's key is ``KEYS[vendor]`` and holds ``SECRET``, so that one search 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ os.environ.update(
     }
 )
 
+import botocore.loaders  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
@@ -61,9 +63,21 @@ SECRET = "sk-secret-7c9e6679f3b1"
 KEYS = {vendor: f"{SECRET}-{vendor}" for vendor in VENDORS}
 PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
 
+# A client's model of S3 is 0.3 s of reading JSON; hundreds of tests make clients of their own.
+_read_model = functools.cache(botocore.loaders.JSONFileLoader().load_file)
+botocore.loaders.JSONFileLoader.load_file = lambda _, path: _read_model(path)
+
 # The same examples in every run, and no time limit for one: a shared machine has slow moments.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
+
+
+SLOW = ("test_real_airflow.py", "test_catalogue.py", "test_runs.py", "test_chaos.py", "test_ledger_model.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, so that no worker is left with it in the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 
 
 def pytest_unconfigure() -> None:

@@ -19,15 +19,26 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def dags(airflow_db: None) -> dict[str, Any]:
+def dags(airflow_db: None) -> Iterator[dict[str, Any]]:
     try:
-        from airflow.dag_processing.dagbag import DagBag
+        from airflow.dag_processing import dagbag as module
     except ImportError:  # Airflow 2.11
-        from airflow.models.dagbag import DagBag
+        from airflow.models import dagbag as module
 
-    bag = DagBag(DAGS)
+    bag = module.DagBag(DAGS)
     assert bag.import_errors == {}
-    return bag.dags
+    with pytest.MonkeyPatch.context() as patch:
+        if sync := getattr(module, "sync_bag_to_db", None):
+            # Every `dag.test()` writes the whole folder into the database anew: a second each time. Once will do.
+            known: set[str] = set()
+
+            def sync_once(bag: Any, name: str, *args: Any) -> None:
+                if name not in known:
+                    sync(bag, name, *args)
+                    known.add(name)
+
+            patch.setattr(module, "sync_bag_to_db", sync_once)
+        yield bag.dags
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
-
 
 def pictures(s3, prefix: str) -> list[str]:
     """Keys under a prefix, records left out."""
@@ -26,9 +24,14 @@ def folder(request) -> str:
     return request.node.name.replace("[", "-").replace("]", "")
 
 
-@pytest.mark.parametrize("vendor", VENDORS)
-@pytest.mark.parametrize("waiting", ["blocking", "deferred"])
-@pytest.mark.parametrize("shape", ["generate", "steps"])
+# Every vendor once, and every way for each kind of vendor: with tasks, answering with bytes, answering with links.
+WAYS = [(shape, waiting) for shape in ("generate", "steps") for waiting in ("blocking", "deferred")]
+KINDS = [(*way, vendor) for way in WAYS for vendor in ("picwish", "photoroom", "katalis")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "waiting", "vendor"), [*KINDS, ("generate", "blocking", "imagine"), ("steps", "deferred", "gptge")]
+)
 def test_every_vendor_lands_a_picture_once_in_every_way_of_waiting(run, box, s3, vendor, waiting, shape, folder):
     done = run(f"{shape}_{waiting}", conn_id=f"{vendor}_default")
     assert done["state"] == "success"
