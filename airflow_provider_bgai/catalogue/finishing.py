@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from airflow_provider_bgai.catalogue.results import Finished
-from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds, paste_back
+from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds
 from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, write_label
+from airflow_provider_bgai.imaging.paste import paste_back
 from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, RenditionError, Renditions, render
 from airflow_provider_bgai.imaging.verify import Picture, read_header
 from airflow_provider_bgai.layout import Layout, PictureName

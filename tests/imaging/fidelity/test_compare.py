@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,107 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from airflow_provider_bgai.imaging.fidelity import (
-    Placement,
-    Thresholds,
-    Verdict,
-    compare,
-    delta_e,
-    paste_back,
-)
+from airflow_provider_bgai.imaging.fidelity import Placement, compare
 from airflow_provider_bgai.sandbox import paint
-from benchmarks import fidelity as benchmark
+from tests.imaging.cutouts import CATALOGUE, PRODUCTS, box_of, jpeg, made, moved, product, scene
 
-CATALOGUE = Path(__file__).parents[2] / "demo" / "catalogue" / "images"
-PRODUCTS = sorted(each.stem for each in CATALOGUE.glob("*.png"))
 SAME = Placement(0.0, 0.0, 1.0, 1.0)
-
-# Sharma, Wu, Dalal, Color Research and Application 30 (2005) 21-30, table 1.
-SHARMA = [
-    ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
-    ((50.0, 3.1571, -77.2803), (50.0, 0.0, -82.7485), 2.8615),
-    ((50.0, 2.8361, -74.0200), (50.0, 0.0, -82.7485), 3.4412),
-    ((50.0, -1.3802, -84.2814), (50.0, 0.0, -82.7485), 1.0000),
-    ((50.0, -1.1848, -84.8006), (50.0, 0.0, -82.7485), 1.0000),
-    ((50.0, -0.9009, -85.5211), (50.0, 0.0, -82.7485), 1.0000),
-    ((50.0, 0.0, 0.0), (50.0, -1.0, 2.0), 2.3669),
-    ((50.0, -1.0, 2.0), (50.0, 0.0, 0.0), 2.3669),
-    ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0009), 7.1792),
-    ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0010), 7.1792),
-    ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0011), 7.2195),
-    ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0012), 7.2195),
-    ((50.0, -0.0010, 2.4900), (50.0, 0.0009, -2.4900), 4.8045),
-    ((50.0, -0.0010, 2.4900), (50.0, 0.0010, -2.4900), 4.8045),
-    ((50.0, -0.0010, 2.4900), (50.0, 0.0011, -2.4900), 4.7461),
-    ((50.0, 2.5, 0.0), (50.0, 0.0, -2.5), 4.3065),
-    ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
-    ((50.0, 2.5, 0.0), (61.0, -5.0, 29.0), 22.8977),
-    ((50.0, 2.5, 0.0), (56.0, -27.0, -3.0), 31.9030),
-    ((50.0, 2.5, 0.0), (58.0, 24.0, 15.0), 19.4535),
-    ((50.0, 2.5, 0.0), (50.0, 3.1736, 0.5854), 1.0000),
-    ((50.0, 2.5, 0.0), (50.0, 3.2972, 0.0), 1.0000),
-    ((50.0, 2.5, 0.0), (50.0, 1.8634, 0.5757), 1.0000),
-    ((50.0, 2.5, 0.0), (50.0, 3.2592, 0.3350), 1.0000),
-    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
-    ((63.0109, -31.0961, -5.8663), (62.8187, -29.7946, -4.0864), 1.2630),
-    ((61.2901, 3.7196, -5.3901), (61.4292, 2.2480, -4.9620), 1.8731),
-    ((35.0831, -44.1164, 3.7933), (35.0232, -40.0716, 1.5901), 1.8645),
-    ((22.7233, 20.0904, -46.6940), (23.0331, 14.9730, -42.5619), 2.0373),
-    ((36.4612, 47.8580, 18.3852), (36.2715, 50.5065, 21.2231), 1.4146),
-    ((90.8027, -2.0831, 1.4410), (91.1528, -1.6435, 0.0447), 1.4441),
-    ((90.9257, -0.5406, -0.9208), (88.6381, -0.8985, -0.7239), 1.5381),
-    ((6.7747, -0.2908, -2.4247), (5.8714, -0.0985, -2.2286), 0.6377),
-    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
-]
-
-
-def product(name: str = "paper-bag") -> Image.Image:
-    with Image.open(CATALOGUE / f"{name}.png") as picture:
-        return picture.convert("RGBA")
-
-
-def box_of(picture: Image.Image) -> tuple[int, int, int, int]:
-    box = picture.getchannel("A").getbbox()
-    assert box is not None
-    return box
-
-
-def scene(source: Image.Image, seed: int = 1) -> Image.Image:
-    return paint.compose(source, "oak table", seed, 0)
-
-
-def moved(source: Image.Image, canvas: tuple[int, int], x: int, y: int, seed: int = 1) -> Image.Image:
-    """The source at (x, y) of a scene of another size; what lies outside is cut off."""
-    layer = Image.new("RGBA", canvas)
-    layer.paste(source, (x, y))
-    return scene(layer, seed)
-
-
-def jpeg(picture: Image.Image, quality: int = 75) -> Image.Image:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return Image.open(io.BytesIO(buffer.getvalue()))
-
-
-def made(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A cut-out with things to see on it."""
-    random = np.random.default_rng(seed)
-    picture = Image.new("RGBA", size)
-    draw = ImageDraw.Draw(picture)
-    colours = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(8)]
-    width, height = size
-    draw.rounded_rectangle((width * 0.1, height * 0.1, width * 0.9, height * 0.9), width * 0.08, (*colours[0], 255))
-    for colour in colours[1:]:
-        x, y = random.uniform(0.15, 0.7, 2) * size
-        w, h = random.uniform(0.06, 0.2, 2) * size
-        draw.ellipse((x, y, x + w, y + h), (*colour, 255))
-    return picture
-
-
-def test_ciede2000_gives_the_published_differences():
-    first, second, expected = (np.array(column) for column in zip(*SHARMA, strict=True))
-    np.testing.assert_allclose(delta_e(first, second), expected, atol=6e-5)
-    np.testing.assert_allclose(delta_e(second, first), expected, atol=6e-5)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -324,107 +226,6 @@ def test_whatever_is_given_there_is_a_verdict(source_size, result_size, mode, hi
 def test_a_source_without_an_opaque_product_is_refused(source, says):
     with pytest.raises(ValueError, match=says):
         compare(source, Image.new("RGB", (50, 50)))
-
-
-def test_thresholds_decide():
-    source = product()
-    result = jpeg(scene(source), 75)
-    assert compare(source, result).faithful
-    strict = compare(source, result, thresholds=Thresholds(min_psnr=59.0))
-    assert strict.reasons == (f"PSNR is {strict.psnr:.1f} dB (at least 59.0 dB)",)
-
-
-@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
-def test_a_limit_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match="max_delta_e is"):
-        Thresholds(max_delta_e=value)
-
-
-def test_a_verdict_goes_through_json():
-    source = product()
-    verdict = compare(source, jpeg(scene(source)))
-    again = json.loads(json.dumps(verdict.as_dict()))
-    placement = Placement(**again.pop("placement"))
-    assert Verdict(placement=placement, **{**again, "reasons": tuple(again["reasons"])}) == verdict
-
-
-# Pasting back
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), x=st.integers(-100, 150), y=st.integers(-100, 150), has_alpha=st.booleans())
-def test_opaque_pixels_pasted_back_are_bit_true(seed, x, y, has_alpha):
-    source = made(seed)
-    result = Image.new("RGBA" if has_alpha else "RGB", (160, 160), (9, 99, 199))
-    pasted = paste_back(source, result, Placement(x, y, 1.0, 1.0))
-    assert pasted.mode == result.mode
-    opaque = source.getchannel("A").point(lambda value: 255 * (value == 255))
-    expected = result.convert("RGB")
-    expected.paste(source.convert("RGB"), (x, y), opaque)
-    where = Image.new("L", result.size)
-    where.paste(opaque, (x, y))
-    kept = np.asarray(where) > 0
-    np.testing.assert_array_equal(np.asarray(pasted.convert("RGB"))[kept], np.asarray(expected)[kept])
-    untouched = Image.new("L", result.size, 255)
-    untouched.paste(0, (x, y, x + source.width, y + source.height))
-    outside = np.asarray(untouched) > 0
-    np.testing.assert_array_equal(np.asarray(pasted)[outside], np.asarray(result)[outside])
-
-
-@settings(max_examples=25, deadline=None)
-@given(x=st.floats(-20, 60), y=st.floats(-20, 60), scale=st.floats(0.3, 2.5))
-def test_no_halo(x, y, scale):
-    """The colour under transparent pixels never shows: red on white stays between red and white."""
-    disc = Image.new("L", (400, 400))
-    ImageDraw.Draw(disc).ellipse((40, 40, 360, 360), 255)
-    source = Image.new("RGBA", (100, 100), (0, 255, 0, 0))
-    source.paste((255, 0, 0), (0, 0, 100, 100), disc.resize((100, 100)))
-    clean = np.asarray(source).copy()
-    clean[clean[..., 3] > 0, :3] = (255, 0, 0)
-    source = Image.fromarray(clean, "RGBA")
-    result = Image.new("RGB", (200, 200), "white")
-    red, green, blue = np.moveaxis(np.asarray(paste_back(source, result, Placement(x, y, scale, scale)), int), -1, 0)
-    assert red.min() >= 253
-    assert np.abs(green - blue).max() <= 2
-    assert green.min() <= 3
-
-
-def test_pasting_back_repairs_what_a_vendor_blurred():
-    source = product("toy-xylophone")
-    subject = paint.scaled(source.crop(box_of(source)), 0.7)
-    result = moved(subject, (600, 500), 90, 60)
-    left, top = box_of(source)[:2]
-    blurred = result.copy()
-    blurred.paste(result.crop((200, 150, 300, 260)).filter(ImageFilter.GaussianBlur(3)), (200, 150))
-    verdict = compare(source, blurred)
-    assert not verdict.faithful
-    assert verdict.placement is not None
-    assert verdict.placement.x == pytest.approx(90 - left * 0.7, abs=1)
-    assert verdict.placement.y == pytest.approx(60 - top * 0.7, abs=1)
-    assert compare(source, paste_back(source, blurred, verdict.placement)).faithful
-
-
-def test_a_place_outside_the_result_is_refused():
-    with pytest.raises(ValueError, match="outside"):
-        paste_back(made(1), Image.new("RGB", (100, 100)), Placement(200, 0, 1, 1))
-
-
-# The benchmark's cases, a few of each kind
-
-
-@pytest.mark.parametrize("altered", [False, True], ids=["honest", "altered"])
-def test_a_sample_of_the_benchmark(altered):
-    outcomes = [benchmark.run(number, altered, benchmark.pictures(None)) for number in range(18)]
-    assert len({each.kind for each in outcomes}) >= 6
-    wrong = [each for each in outcomes if each.faithful is altered]
-    assert len(wrong) <= 1, wrong
-
-
-def test_the_benchmark_makes_the_same_case_again():
-    paths = benchmark.pictures(None)
-    for number in (3, 4):
-        first, again = (benchmark.make(number, True, paths)[3] for _ in range(2))
-        assert first.tobytes() == again.tobytes()
 
 
 def test_one_level_in_one_pixel_is_no_longer_the_same_and_still_faithful():
