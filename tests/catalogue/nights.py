@@ -228,14 +228,12 @@ class Catalogue:
         return call, purchase.source.hint
 
 
-def run_shard(
-    shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, *, resumed: bool = False
-) -> Progress:
+def run_shard(shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, **how: Any) -> Progress:
     """A pass over a shard in an event loop of its own, and its calls booked, as a task does it."""
 
     async def work() -> Progress:
         try:
-            return await generate(shard, list(items), patience=patience, resumed=resumed)
+            return await generate(shard, list(items), patience=patience, **how)
         finally:
             await asyncio.to_thread(book, shard.buyer.ledger, shard.buyer.run, shard.buyer.ended)
             await shard.buyer.aclose()
