@@ -28,8 +28,7 @@ TASK_TIMEOUT = {False: 6.0, True: 20.0}
 """Seconds to wait for the vendors' tasks, because some never end: for each, or, deferred, from the start for all."""
 PATIENCE = 8.0
 """Seconds for which S3 is tried with what is paid: longer than it is down."""
-IN_FLIGHT = 8
-"""Pictures at once, as many as a connection has slots by default."""
+IN_FLIGHT = 16
 
 DONE, AGAIN, FAILED, ENDED = 0, 75, 76, 77
 """How a try ends: with results; to be retried; for good; ended from outside, by an exception."""
