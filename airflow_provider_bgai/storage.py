@@ -21,6 +21,7 @@ from functools import cached_property
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_bgai import __version__
 from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, SourceError, StoreError
 from airflow_provider_bgai.layout import Layout
 
@@ -36,6 +37,7 @@ PATIENCE = 180.0
 CONTENTION = 60.0
 """Seconds for which S3 may answer 409 ("another conditional write is under way") to one write."""
 THREADS = 32
+USER_AGENT = f"airflow-provider-bgai/{__version__}"
 
 _REFUSED = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
@@ -109,8 +111,11 @@ class Storage:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         from botocore.config import Config
 
-        # As many connections as there are threads that use them; the connection's own settings stay.
-        configured = S3Hook(aws_conn_id=self.aws_conn_id).conn_config.botocore_config or Config()
+        # As many connections as there are threads that use them; the connection's own settings stay. Without a
+        # name of ours boto3 would compose a long one twice a request, which is an eighth of a small request's work.
+        configured = Config(user_agent=USER_AGENT).merge(
+            S3Hook(aws_conn_id=self.aws_conn_id).conn_config.botocore_config or Config()
+        )
         return S3Hook(aws_conn_id=self.aws_conn_id, config=configured.merge(Config(max_pool_connections=THREADS)))
 
     @cached_property
@@ -120,6 +125,7 @@ class Storage:
         # Under this name it comes before botocore's own look at each answer, which parses it as a whole.
         client.meta.events.register("before-parse.*.ListObjectsV2", _read_listing, unique_id="bgai-read-listing")
         client.meta.events.register("after-call.s3", self._read_clock)
+        client.meta.events.register_last("before-call.s3", _send_at_once)
         known = client.meta.service_model.operation_model("PutObject").input_shape.members
         for name in self.extra_args:
             if name not in known:
@@ -129,6 +135,11 @@ class Storage:
         return client
 
     # --- the store's clock
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether :meth:`now` answers without asking S3."""
+        return self._ahead is not None
 
     def now(self) -> float:
         """Epoch seconds on the store's clock. Asks S3 once, if nothing was asked before."""
@@ -403,6 +414,11 @@ def _condition_problem(storage: Storage, uri: str) -> str | None:
 
 def _described(uri: str, answer: Mapping[str, Any]) -> S3Object:
     return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'), int(answer["LastModified"].timestamp()))
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Do not ask S3 first whether it wants the body: our objects are small, and the question is a round trip more."""
+    params["headers"].pop("Expect", None)
 
 
 def _read_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:

@@ -308,6 +308,23 @@ def test_a_store_whose_clock_is_set_is_believed(bad, storage, through_bad, folde
     assert abs(through_bad.now() - storage.now() + 600) < 5
 
 
+def test_a_small_object_goes_out_at_once_under_our_name_or_the_connection_s_own(s3, folder, monkeypatch):
+    def sent(storage: Storage) -> dict[str, str]:
+        seen: list[dict[str, str]] = []
+        take = lambda request, **_: seen.append({k: str(v) for k, v in request.headers.items()})  # noqa: E731
+        storage.client.meta.events.register("before-send.s3.PutObject", take)
+        storage.put(f"{folder}/object", b"body")
+        return seen[0]
+
+    headers = sent(Storage())
+    assert "Expect" not in headers
+    assert module.USER_AGENT in headers["User-Agent"]
+    connection = json.loads(s3.aws_connection())
+    connection["extra"]["config_kwargs"] = {**connection["extra"].get("config_kwargs", {}), "user_agent": "a-shop/1"}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    assert "a-shop/1" in sent(Storage())["User-Agent"]
+
+
 def test_every_write_is_given_the_extra_arguments(s3, storage, folder):
     encrypted = Storage(extra_args={"ServerSideEncryption": "AES256", "CacheControl": "max-age=60"})
     etag = encrypted.create(f"{folder}/created", b"1")

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
-from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread
+from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.collector import Account, Collector
 from airflow_provider_bgai.buying.decision import Asks, Last, decide
 from airflow_provider_bgai.buying.decisions import last_of, refusal
@@ -138,7 +138,7 @@ class Buyer:
                 log.debug("Not new after all: %s", purchase.fingerprint)
         while True:
             call, last = await in_thread(self._look, purchase)
-            decision = decide(last, self._asks(purchase, call), await in_thread(self.storage.now))
+            decision = decide(last, self._asks(purchase, call), await store_time(self.storage))
             try:
                 if decision.ends:
                     assert call is not None
@@ -285,7 +285,7 @@ class Buyer:
         call_id, price = uuid.uuid4().hex, hook.cost(request.count)
         if self.purse is not None and not await self.purse.take(call_id, request.count, price):
             raise OverBudgetError(f"The budget has no room for {request.count} picture(s) by {hook.conn_id}")
-        now = await in_thread(self.storage.now)
+        now = await store_time(self.storage)
         answer_by = now + hook.settings.timeout + MARGIN
         call = Call(
             call_id=call_id,

@@ -58,6 +58,11 @@ async def in_thread(work: Callable[..., T], *args: object, abandoned: Callable[[
     raise cancelled
 
 
+async def store_time(storage: Storage) -> float:
+    """Epoch seconds on the store's clock."""
+    return storage.now() if storage.knows_time else await in_thread(storage.now)
+
+
 class LostRaceError(Exception):
     """Another call has the number, or somebody else moved the record. Read again.
 

@@ -134,7 +134,9 @@ class Channel:
         :raises NeverSentError: if certainly no connection was made.
         :raises UnknownOutcomeError: if no whole answer came.
         """
-        return await self._exchange(self._fresh, self.build(outgoing, headers), NeverSentError, UnknownOutcomeError)
+        request = self.build(outgoing, headers)
+        request.read()  # in one piece, and not a write to the socket for each boundary of a form
+        return await self._exchange(self._fresh, request, NeverSentError, UnknownOutcomeError)
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
         """One free request, inside a :meth:`turn` the caller holds; its answer, whatever its status.
