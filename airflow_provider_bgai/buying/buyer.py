@@ -37,6 +37,7 @@ from airflow_provider_bgai.exceptions import (
     VendorFaultError,
 )
 from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.hooks.channel import MAX_RETRY_AFTER
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import boottime, store_errors
@@ -239,11 +240,11 @@ class Buyer:
                 try:
                     return await self._call(purchase, hook)
                 except _NEXT_VENDOR as error:
-                    problem = error
-                    if not isinstance(error, _AGAIN) or attempt == ATTEMPTS:
+                    problem, pause = error, error.retry_after or 0.5 * 2**attempt
+                    if not isinstance(error, _AGAIN) or attempt == ATTEMPTS or pause > MAX_RETRY_AFTER:
                         break
                     log.info("%s: %s. Trying again", hook.conn_id, error)
-                    await asyncio.sleep(error.retry_after or 0.5 * 2**attempt)
+                    await asyncio.sleep(pause)
                 except UnknownOutcomeError:
                     if purchase.wish.on_unknown_outcome != "resubmit" or purchase.unanswered:
                         raise

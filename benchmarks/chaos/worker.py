@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,9 @@ TASK_TIMEOUT = {False: 6.0, True: 20.0}
 PATIENCE = 8.0
 """Seconds for which S3 is tried with what is paid: longer than it is down."""
 IN_FLIGHT = 16
+
+STUCK = 120.0
+"""Seconds after which a try that has not ended says where it stands."""
 
 DONE, AGAIN, FAILED, ENDED = 0, 75, 76, 77
 """How a try ends: with results; to be retried; for good; ended from outside, by an exception."""
@@ -63,6 +67,7 @@ class Order:
 def work(order: Order, ready: Connection) -> None:
     """The process."""
     os.environ.update(order.env)
+    faulthandler.dump_traceback_later(STUCK)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGALRM, _end)
     shift_clock(order.clock)

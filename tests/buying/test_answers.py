@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
@@ -18,6 +19,7 @@ from airflow_provider_bgai.exceptions import (
     NeverSentError,
     OverBudgetError,
     PollError,
+    RateLimitError,
     StoreError,
     UnknownOutcomeError,
 )
@@ -64,6 +66,17 @@ def test_what_a_vendor_documents_as_free_is_bought_again_on_leave_that_was_given
 
     assert [it.state for it in shop.ledger.all(call.fingerprint)] == ["failed", "landed"]
     assert shop.box.bill()["photoroom"] == 1
+    assert shop.bounds() == {"photoroom": (1, 0)}
+
+
+@pytest.mark.parametrize("fault", ["rate_limited_retry_after", "rate_limited_retry_after_date"])
+def test_who_asks_to_wait_an_hour_is_not_waited_for(shop, fault):
+    shop.box.fault("picwish", fault, times=9, on="submit", retry_after=3600)
+    began = time.monotonic()
+    with pytest.raises(RateLimitError):
+        shop.buy(shop.wish(new=True), "picwish")
+    assert shop.buy(shop.wish(new=True), "picwish", "photoroom").vendor == "photoroom"
+    assert time.monotonic() - began < 60
     assert shop.bounds() == {"photoroom": (1, 0)}
 
 
