@@ -77,7 +77,7 @@ def test_who_asks_to_wait_an_hour_is_not_waited_for(shop, fault):
         shop.buy(shop.wish(new=True), "picwish")
     assert shop.buy(shop.wish(new=True), "picwish", "photoroom").vendor == "photoroom"
     assert time.monotonic() - began < 60
-    assert shop.bounds() == {"photoroom": (1, 0)}
+    assert shop.bounds() == {"picwish": (0, 0), "photoroom": (1, 0)}
 
 
 def test_after_two_doubts_in_a_row_even_who_resubmits_holds(shop):
