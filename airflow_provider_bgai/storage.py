@@ -21,7 +21,6 @@ from functools import cached_property
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_bgai import __version__
 from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, SourceError, StoreError
 from airflow_provider_bgai.layout import Layout
 
@@ -37,7 +36,6 @@ PATIENCE = 180.0
 CONTENTION = 60.0
 """Seconds for which S3 may answer 409 ("another conditional write is under way") to one write."""
 THREADS = 32
-USER_AGENT = f"airflow-provider-bgai/{__version__}"
 
 _REFUSED = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
@@ -111,11 +109,8 @@ class Storage:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         from botocore.config import Config
 
-        # As many connections as there are threads that use them; the connection's own settings stay. Without a
-        # name of ours boto3 would compose a long one twice a request, which is an eighth of a small request's work.
-        configured = Config(user_agent=USER_AGENT).merge(
-            S3Hook(aws_conn_id=self.aws_conn_id).conn_config.botocore_config or Config()
-        )
+        # As many connections as there are threads that use them; the connection's own settings stay.
+        configured = S3Hook(aws_conn_id=self.aws_conn_id).conn_config.botocore_config or Config()
         return S3Hook(aws_conn_id=self.aws_conn_id, config=configured.merge(Config(max_pool_connections=THREADS)))
 
     @cached_property
