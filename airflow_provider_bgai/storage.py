@@ -12,6 +12,7 @@ thread-safe). Endpoint, role and profile come from the AWS connection. What must
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -169,10 +170,11 @@ class Storage:
 
     # --- patience
 
-    def insist(self, write: Callable[[], T], what: str) -> T:
+    def insist(self, write: Callable[[], T], what: str, *, patience: float = math.inf) -> T:
         """Do something that must be stored because it was paid for: again and again, for :data:`PATIENCE` seconds.
 
         :param what: what is stored, and what is known of it, for the error.
+        :param patience: seconds, if fewer are enough.
         :raises StoreError: if S3 refuses it for so long. The task is retried then, and collects.
         """
         import tenacity
@@ -184,7 +186,7 @@ class Storage:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(store_errors()),
             wait=tenacity.wait_random_exponential(multiplier=0.3, max=15),
-            stop=tenacity.stop_after_delay(PATIENCE),
+            stop=tenacity.stop_after_delay(min(patience, PATIENCE)),
             before_sleep=tell,
             reraise=True,
         )

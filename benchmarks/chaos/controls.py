@@ -25,17 +25,17 @@ class Control:
 
 def _forget_answers() -> None:
     """Three of four answers are dropped before they are written down."""
-    from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.payment import Payment
     from airflow_provider_bgai.exceptions import UnknownOutcomeError
 
-    keep, turns = Buyer._keep, itertools.count()
+    keep, turns = Payment._keep, itertools.count()
 
     async def forgetful(self: Any, call: Any, generation: Any) -> Any:
         if next(turns) % 4:
             raise UnknownOutcomeError("What was it?")
         return await keep(self, call, generation)
 
-    Buyer._keep = forgetful  # type: ignore[method-assign]
+    Payment._keep = forgetful  # type: ignore[method-assign]
 
 
 def _send_without_record() -> None:
@@ -52,9 +52,9 @@ def _send_again() -> None:
 
     send = BackgroundHook.send
 
-    async def stubborn(self: Any, outgoing: Any) -> Any:
+    async def stubborn(self: Any, outgoing: Any, before: Any) -> Any:
         try:
-            return await send(self, outgoing)
+            return await send(self, outgoing, before)
         except UnknownOutcomeError:
             return await send(self, outgoing)
 
@@ -70,7 +70,7 @@ def _forget_markers() -> None:
 
 def _deny_doubts() -> None:
     """What was not answered is booked as failed, for no money."""
-    from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.payment import Payment
     from airflow_provider_bgai.exceptions import VendorFaultError
 
     def deny(self: Any, call: Any, error: Exception) -> Exception:
@@ -78,22 +78,23 @@ def _deny_doubts() -> None:
         self._fail(call, denied)
         return denied
 
-    Buyer._doubt = deny  # type: ignore[assignment, method-assign]
+    Payment._doubt = deny  # type: ignore[assignment, method-assign]
 
 
 def _record_early() -> None:
     """The record is there seconds before the bytes go out, as if the rate were waited for in between."""
     import asyncio
 
-    from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.payment import Payment
 
-    send = Buyer._send
+    record = Payment._record
 
     async def late(self: Any, *args: Any) -> Any:
+        recorded = await record(self, *args)
         await asyncio.sleep(4.0)
-        return await send(self, *args)
+        return recorded
 
-    Buyer._send = late  # type: ignore[assignment, method-assign]
+    Payment._record = late  # type: ignore[assignment, method-assign]
 
 
 def _grant_everything() -> None:

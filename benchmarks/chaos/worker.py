@@ -98,9 +98,9 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def hasten(worker: str) -> None:
     """Shorten what takes minutes: all the proportions stay."""
     from airflow_provider_bgai import storage
-    from airflow_provider_bgai.buying import brake, buyer
+    from airflow_provider_bgai.buying import brake, payment
 
-    buyer.WORKER, buyer.MARGIN = worker, MARGIN
+    payment.WORKER, payment.MARGIN = worker, MARGIN
     storage.PATIENCE = PATIENCE
     brake.PROBE_EVERY = 1.0
 

@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from airflow_provider_bgai.buying.books import book, bounds
-from airflow_provider_bgai.buying.buyer import Buyer, Purse
+from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.payment import Purse
 from airflow_provider_bgai.buying.purchase import open_wish
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.planning.plan import Plan, PlanRecord, read_plan

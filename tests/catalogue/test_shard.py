@@ -188,7 +188,7 @@ def test_a_deferred_shard_goes_on_where_its_last_pass_ended(catalogue, night, wa
     for passes in range(30):
         if not progress.pending:
             break
-        monkeypatch.setattr("airflow_provider_bgai.buying.buyer.WORKER", f"process {passes}")
+        monkeypatch.setattr("airflow_provider_bgai.buying.payment.WORKER", f"process {passes}")
         progress = tonight.passes(0.0, resumed=True, begun=progress.begun, later=progress.later)
     assert counted(tonight.results) == {"bought": 40}
     assert catalogue.box.bill()["picwish"] == 40
@@ -202,7 +202,7 @@ def test_a_retry_marks_again_what_it_finds_under_way(catalogue, night, wanted, r
     tonight.passes(None)
     for uri in [item.uri for item in catalogue.storage.list(f"{catalogue.root}/_bgai/open/")]:
         catalogue.storage.delete(uri)  # a lifecycle rule, say
-    monkeypatch.setattr("airflow_provider_bgai.buying.buyer.WORKER", "the retry")
+    monkeypatch.setattr("airflow_provider_bgai.buying.payment.WORKER", "the retry")
     requests.clear()
     tonight.passes(resumed=True)
     assert counted(tonight.results) == {"bought": 4}
@@ -313,7 +313,7 @@ def test_a_source_that_one_vendor_does_not_take_is_served_by_the_next(catalogue,
 def test_an_unknown_outcome_is_held_counted_and_priced_by_the_run_that_sent_it(
     catalogue, night, wanted, connect, monkeypatch
 ):
-    monkeypatch.setattr("airflow_provider_bgai.buying.buyer.MARGIN", 1.0)
+    monkeypatch.setattr("airflow_provider_bgai.buying.payment.MARGIN", 1.0)
     connect("picwish", extra={"timeout": 4})
     items = wanted(4)
     catalogue.box.fault("picwish", "drop_after_charge", times=1, on="submit")
