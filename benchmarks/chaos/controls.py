@@ -58,7 +58,7 @@ def _send_again() -> None:
         except UnknownOutcomeError:
             return await send(self, outgoing)
 
-    BackgroundHook.send = stubborn  # type: ignore[method-assign]
+    BackgroundHook.send = stubborn  # type: ignore[assignment, method-assign]
 
 
 def _forget_markers() -> None:
@@ -78,7 +78,7 @@ def _deny_doubts() -> None:
         self._fail(call, denied)
         return denied
 
-    Payment._doubt = deny  # type: ignore[assignment, method-assign]
+    Payment._doubt = deny  # type: ignore[method-assign]
 
 
 def _record_early() -> None:
