@@ -277,3 +277,20 @@ async def settle(collector: Collector, run: str, *, older_than: float = 0.0) -> 
     ended = {call.call_id: call for call in (*found.ended, *collector.ended)}
     await in_thread(book, ledger, run, ended.values())
     return list(ended.values())
+
+
+def settle_all(ledger: Ledger, account: Account, run: str) -> list[Call]:
+    """:func:`settle` with a collector of its own, blocking: what is done before a run is published.
+
+    :param account: the hooks of the connections that have paid.
+    :returns: the calls that were booked.
+    """
+
+    async def settled() -> list[Call]:
+        collector = Collector(ledger, [], account, run=run)
+        try:
+            return await settle(collector, run)
+        finally:
+            await collector.aclose()
+
+    return asyncio.run(settled())

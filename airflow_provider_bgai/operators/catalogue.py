@@ -11,18 +11,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
-    BaseHook,
     BaseOperator,
     conf,
 )
 
 from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
+from airflow_provider_bgai.operators._shard import ShardTask, signer
 from airflow_provider_bgai.operators._task import (
     accounts,
     fail,
@@ -30,7 +29,6 @@ from airflow_provider_bgai.operators._task import (
     open_storage,
     run_of_task,
     tries_left,
-    wind_up,
 )
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
@@ -38,14 +36,7 @@ from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
-    from airflow_provider_bgai.buying.record import Call
-    from airflow_provider_bgai.catalogue.finishing import Sign
-    from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
-    from airflow_provider_bgai.catalogue.results import Wanted
-    from airflow_provider_bgai.catalogue.shard import Progress
-    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 
 class PlanCatalogueOperator(BaseOperator):
@@ -150,9 +141,9 @@ class PlanCatalogueOperator(BaseOperator):
         except ValueError as error:
             # Wrong manifest, recipe or budget: the message says where.
             raise AirflowFailException(str(error)) from error
-        told = plan.model_dump(mode="json", exclude={"shards"})
-        self.log.info("Planned: %s", told)
-        context["ti"].xcom_push(key="plan", value=told)
+        summary = plan.model_dump(mode="json", exclude={"shards"})
+        self.log.info("Planned: %s", summary)
+        context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
 
 
@@ -246,23 +237,26 @@ class GenerateCatalogueOperator(BaseOperator):
     ) -> dict[str, Any]:
         import asyncio
 
-        from airflow_provider_bgai.buying.calls import Ledger
-        from airflow_provider_bgai.catalogue.planning.plan import read_plan
-        from airflow_provider_bgai.catalogue.results import Wanted
-        from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import parse_lines
-
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
-            run = run_of(self.shard)
-            ledger = Ledger(storage, run.layout.root)
-            plan = read_plan(storage, run.plan)
-            wanted = list(parse_lines(Wanted, storage.read(self.shard).splitlines(), self.shard))
-            sign = self._signer() if any(each.sign for each in plan.finishing.values()) else None
-            side_by_side = max(1, min(self.parallel_shards, len(plan.shards)))
-            hooks = open_hooks(self.conn_id, storage, staging=run.layout.staged, shards=side_by_side)
-            work = self._generate(
-                ledger, hooks, wanted, plan, sign, side_by_side, patience=patience, resumed=resumed, **last_pass
+            task = ShardTask.read(self.shard, storage)
+            sign = signer(self.sign_conn_id) if task.signs else None
+            side_by_side = max(1, min(self.parallel_shards, len(task.plan.shards)))
+            staging = task.ledger.layout.staged
+            work = task.generate(
+                open_hooks(self.conn_id, storage, staging=staging, shards=side_by_side),
+                caps=self.budget or {},
+                shards=side_by_side,
+                asked={
+                    "in_flight": self.in_flight,
+                    "policy": PollPolicy(interval=self.poll_interval),
+                    "on_unknown_outcome": self.on_unknown_outcome,
+                    "hold_for": self.hold_for,
+                    "sign": sign,
+                },
+                patience=patience,
+                resumed=resumed,
+                **last_pass,
             )
             progress, ended = asyncio.run(work)
         except BgaiError as error:
@@ -303,100 +297,13 @@ class GenerateCatalogueOperator(BaseOperator):
                 f"{len(progress.pending)} picture(s) are paid for and not there yet. A retry collects them before "
                 f"their links die: {call.what}: {problem}"
             )
-        told = self._write(ledger, plan, wanted, progress, ended)
+        report = task.write(progress, ended)
         if progress.troubles:
             raise AirflowFailException(
                 f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. The next run collects "
-                f"them; what became of the others stands in {told['results']}: {progress.troubles[0]}"
+                f"them; what became of the others stands in {report['results']}: {progress.troubles[0]}"
             )
-        return told
-
-    async def _generate(
-        self,
-        ledger: Ledger,
-        hooks: list[BackgroundHook],
-        wanted: list[Wanted],
-        plan: PlanRecord,
-        sign: Sign | None,
-        side_by_side: int,
-        **how: Any,
-    ) -> tuple[Progress, list[Call]]:
-        from airflow_provider_bgai.buying.budget import Budget
-        from airflow_provider_bgai.buying.buyer import Buyer
-        from airflow_provider_bgai.buying.caps import Caps
-        from airflow_provider_bgai.catalogue.shard import Shard, generate
-
-        name = self.shard.rpartition("/")[2].removesuffix(".jsonl")
-        purse = Budget(ledger.storage, ledger.layout.root, Caps.model_validate(self.budget or {}), plan.run, name)
-        buyer = Buyer(
-            hooks,
-            ledger,
-            run=plan.run,
-            owner=f"{plan.run}/{name}",
-            purse=purse,
-            account=accounts(ledger.storage, ledger.layout.staged),
-            shards=side_by_side,
-        )
-        shard = Shard(
-            buyer=buyer,
-            in_flight=self.in_flight,
-            policy=PollPolicy(interval=self.poll_interval),
-            on_unknown_outcome=self.on_unknown_outcome,
-            hold_for=self.hold_for,
-            finishing=plan.finishing,
-            sign=sign,
-        )
-        try:
-            return await generate(shard, wanted, **how), buyer.ended
-        finally:
-            await wind_up(buyer, purse)
-
-    def _signer(self) -> Sign:
-        """Signs with the certificate of ``sign_conn_id``, found out before a cent is spent."""
-        from airflow_provider_bgai.imaging.sign import sign
-
-        if not self.sign_conn_id:
-            raise AirflowFailException("The recipe says sign: true, so this task needs sign_conn_id: whose certificate")
-        connection = BaseHook.get_connection(self.sign_conn_id)
-        extra = connection.extra_dejson
-        key, certificate = (connection.password or "").encode(), str(extra.get("certificate") or "").encode()
-        if not key or not certificate:
-            raise AirflowFailException(
-                f"Connection {self.sign_conn_id!r}: the password must be the private key, and the extra 'certificate' "
-                "its certificate, both as PEM"
-            )
-        return partial(
-            sign, certificate_pem=certificate, key_pem=key, alg=extra.get("alg", "es256"), tsa_url=extra.get("tsa_url")
-        )
-
-    def _write(
-        self, ledger: Ledger, plan: PlanRecord, wanted: list[Wanted], progress: Progress, ended: list[Call]
-    ) -> dict[str, Any]:
-        """The shard's results; and what this shard's calls cost so far, those of its earlier tries included."""
-        from airflow_provider_bgai.buying.books import read_books
-        from airflow_provider_bgai.catalogue.report import cost_report
-        from airflow_provider_bgai.catalogue.results import counted
-        from airflow_provider_bgai.catalogue.shard import give_up
-        from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import NDJSON, dump_lines
-
-        results = give_up(wanted, progress, plan.run)
-        uri = run_of(self.shard).results_of(self.shard)
-        body = dump_lines(results)
-        ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
-        name = self.shard.rpartition("/")[2].removesuffix(".jsonl")
-        calls = {call.call_id: call for call, _ in progress.pending.values()}
-        calls |= {call.call_id: call for call in read_books(ledger, since=plan.created_at)}
-        calls |= {call.call_id: call for call in ended}
-        total = cost_report(call for call in calls.values() if call.owner == f"{plan.run}/{name}").total
-        return {
-            "shard": self.shard,
-            "results": uri,
-            "outcomes": counted(results),
-            "paid": {currency: float(money) for currency, money in total.paid.items()},
-            "charged": total.charged,
-            "perhaps": total.perhaps.pictures,
-        }
+        return report
 
 
 class PublishCatalogueOperator(BaseOperator):
@@ -432,10 +339,8 @@ class PublishCatalogueOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Publish, and report what became of every SKU and what it cost."""
-        import asyncio
-
         from airflow_provider_bgai.buying.calls import Ledger
-        from airflow_provider_bgai.buying.collector import Collector, settle
+        from airflow_provider_bgai.buying.collector import settle_all
         from airflow_provider_bgai.catalogue.publish import publish
         from airflow_provider_bgai.layout import run_of
 
@@ -445,15 +350,7 @@ class PublishCatalogueOperator(BaseOperator):
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
-
-            async def settle_all() -> None:
-                collector = Collector(ledger, [], accounts(storage, run.layout.staged), run=run.name)
-                try:
-                    await settle(collector, run.name)
-                finally:
-                    await collector.aclose()
-
-            asyncio.run(settle_all())
+            settle_all(ledger, accounts(storage, run.layout.staged), run.name)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
         costs = published.costs
         report = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -106,7 +105,7 @@ def chaos(
                     time.sleep(PAST)  # until nobody waits for them any more
                 if cap is not None:
                     evidence.capped = [*evidence.capped, (cap, sum(ask(stage.sandbox, "bill").values()))]
-                settle_all(root, runs[-1])
+                settle_nights(root, runs[-1])
                 strikes.read()
                 if quiet:
                     break
@@ -162,25 +161,17 @@ def write_run(ledger: Ledger, run: str, prompts: Mapping[str, str]) -> list[str]
     return shards
 
 
-def settle_all(root: str, run: str) -> None:
+def settle_nights(root: str, run: str) -> None:
     """What publishing does before anything else: collect, end and book what is open, whoever has left it there."""
     from airflow_provider_bgai.buying import books
     from airflow_provider_bgai.buying.calls import Ledger
-    from airflow_provider_bgai.buying.collector import Collector, settle
+    from airflow_provider_bgai.buying.collector import settle_all
     from airflow_provider_bgai.operators._task import accounts, open_storage
 
-    ledger = Ledger(open_storage("aws_default"), root)
-
-    async def settled() -> None:
-        collector = Collector(ledger, [], accounts(ledger.storage), run=run)
-        try:
-            await settle(collector, run)
-        finally:
-            await collector.aclose()
-
+    storage = open_storage("aws_default")
     # The hour in which the record of a marker may still be on its way.
     with patch.object(books, "YOUNG", PAST):
-        asyncio.run(settled())
+        settle_all(Ledger(storage, root), accounts(storage), run)
 
 
 def connections(s3: S3Service, sandbox: SandboxService) -> dict[str, str]:

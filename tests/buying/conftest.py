@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_bgai.buying.books import book, bounds
 from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.calls import Ledger
-from airflow_provider_bgai.buying.collector import Account, Collector, settle
+from airflow_provider_bgai.buying.collector import Account, settle_all
 from airflow_provider_bgai.buying.purchase import Wish
 from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.hooks import get_hook
@@ -87,15 +87,7 @@ class Shop:
 
     def settle(self, run: str, account: Account = lambda conn_id: None) -> list[Call]:
         """What a later run books that names no connection itself."""
-
-        async def work() -> list[Call]:
-            collector = Collector(self.ledger, [], account, run=run)
-            try:
-                return await settle(collector, run)
-            finally:
-                await collector.aclose()
-
-        return asyncio.run(work())
+        return settle_all(self.ledger, account, run)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Pictures paid for certain and perhaps, by vendor, as the books and what is open say."""

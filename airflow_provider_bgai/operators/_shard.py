@@ -1,0 +1,153 @@
+"""A shard's task, put together: buyer, budget, signer, and the results that are written.
+
+What Airflow is told of it, and when it waits, stands in the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook
+
+from airflow_provider_bgai.operators._task import accounts, wind_up
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.buying.record import Call
+    from airflow_provider_bgai.catalogue.finishing import Sign
+    from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
+    from airflow_provider_bgai.catalogue.results import Wanted
+    from airflow_provider_bgai.catalogue.shard import Progress
+    from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.storage import Storage
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard, read.
+
+    :param uri: of the shard.
+    :param plan: what it is a part of.
+    :param wanted: its pictures.
+    """
+
+    uri: str
+    ledger: Ledger
+    plan: PlanRecord
+    wanted: Sequence[Wanted]
+
+    @classmethod
+    def read(cls, uri: str, storage: Storage) -> ShardTask:
+        """The shard as the plan wrote it. :raises InvalidRequestError: if ``uri`` is none."""
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.catalogue.planning.plan import read_plan
+        from airflow_provider_bgai.catalogue.results import Wanted
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import parse_lines
+
+        run = run_of(uri)
+        plan = read_plan(storage, run.plan)
+        wanted = list(parse_lines(Wanted, storage.read(uri).splitlines(), uri))
+        return cls(uri, Ledger(storage, run.layout.root), plan, wanted)
+
+    @property
+    def name(self) -> str:
+        """Its file's: the same for all tries."""
+        return self.uri.rpartition("/")[2].removesuffix(".jsonl")
+
+    @property
+    def owner(self) -> str:
+        """Who pays for its calls."""
+        return f"{self.plan.run}/{self.name}"
+
+    @property
+    def signs(self) -> bool:
+        """Whether the recipe asks for signed files."""
+        return any(each.sign for each in self.plan.finishing.values())
+
+    async def generate(
+        self,
+        hooks: list[BackgroundHook],
+        *,
+        caps: Mapping[str, Any],
+        shards: int,
+        asked: Mapping[str, Any],
+        **how: Any,
+    ) -> tuple[Progress, list[Call]]:
+        """Collect and buy, in one pass; how far it came, and the calls that ended.
+
+        :param caps: as :class:`~airflow_provider_bgai.buying.caps.Caps` takes them.
+        :param shards: how many buy side by side.
+        :param asked: what :class:`~airflow_provider_bgai.catalogue.shard.Shard` takes from the operator.
+        :param how: as :func:`~airflow_provider_bgai.catalogue.shard.generate` takes it.
+        """
+        from airflow_provider_bgai.buying.budget import Budget
+        from airflow_provider_bgai.buying.buyer import Buyer
+        from airflow_provider_bgai.buying.caps import Caps
+        from airflow_provider_bgai.catalogue.shard import Shard, generate
+
+        storage, layout = self.ledger.storage, self.ledger.layout
+        purse = Budget(storage, layout.root, Caps.model_validate(caps), self.plan.run, self.name)
+        account = accounts(storage, layout.staged)
+        buyer = Buyer(
+            hooks, self.ledger, run=self.plan.run, owner=self.owner, purse=purse, account=account, shards=shards
+        )
+        shard = Shard(buyer=buyer, finishing=self.plan.finishing, **asked)
+        try:
+            return await generate(shard, self.wanted, **how), buyer.ended
+        finally:
+            await wind_up(buyer, purse)
+
+    def write(self, progress: Progress, ended: Sequence[Call]) -> dict[str, Any]:
+        """Write the results; report them, and what this shard's calls cost so far, those of its earlier tries included.
+
+        :param ended: calls that ended in this try.
+        """
+        from airflow_provider_bgai.buying.books import read_books
+        from airflow_provider_bgai.catalogue.report import cost_report
+        from airflow_provider_bgai.catalogue.results import counted
+        from airflow_provider_bgai.catalogue.shard import give_up
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import NDJSON, dump_lines
+
+        ledger = self.ledger
+        results = give_up(self.wanted, progress, self.plan.run)
+        uri, body = run_of(self.uri).results_of(self.uri), dump_lines(results)
+        ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
+        calls = {call.call_id: call for call, _ in progress.pending.values()}
+        calls |= {call.call_id: call for call in read_books(ledger, since=self.plan.created_at)}
+        calls |= {call.call_id: call for call in ended}
+        total = cost_report(call for call in calls.values() if call.owner == self.owner).total
+        return {
+            "shard": self.uri,
+            "results": uri,
+            "outcomes": counted(results),
+            "paid": {currency: float(money) for currency, money in total.paid.items()},
+            "charged": total.charged,
+            "perhaps": total.perhaps.pictures,
+        }
+
+
+def signer(conn_id: str | None) -> Sign:
+    """Signs with the certificate of a connection, found out before a cent is spent.
+
+    :raises AirflowFailException: without one, or without its two halves.
+    """
+    from airflow_provider_bgai.imaging.sign import sign
+
+    if not conn_id:
+        raise AirflowFailException("The recipe says sign: true, so this task needs sign_conn_id: whose certificate")
+    connection = BaseHook.get_connection(conn_id)
+    extra = connection.extra_dejson
+    key, certificate = (connection.password or "").encode(), str(extra.get("certificate") or "").encode()
+    if not key or not certificate:
+        raise AirflowFailException(
+            f"Connection {conn_id!r}: the password must be the private key, and the extra 'certificate' "
+            "its certificate, both as PEM"
+        )
+    return partial(
+        sign, certificate_pem=certificate, key_pem=key, alg=extra.get("alg", "es256"), tsa_url=extra.get("tsa_url")
+    )
