@@ -39,8 +39,9 @@ def main() -> None:
             s3.client().put_object(Bucket=s3.bucket, Key=name, Body=noise(side))
 
         from airflow_provider_bgai.buying.landing import land
-        from airflow_provider_bgai.buying.record import Call, Inspection
+        from airflow_provider_bgai.buying.record import Call
         from airflow_provider_bgai.hooks import get_hook
+        from airflow_provider_bgai.imaging.inspect import Inspection
         from airflow_provider_bgai.models import Generation
         from airflow_provider_bgai.storage import Storage
 

@@ -1,4 +1,4 @@
-"""From a finished generation to pictures in S3: fetch, inspect, label, write.
+"""From a finished generation to pictures in S3: fetch, have inspected and labelled, write.
 
 All pictures of a call are looked at before the first one is written, and each is written in one request under a name
 that holds its content's hash, so a failed landing leaves neither half an object nor a wrong one, and two who land the
@@ -11,25 +11,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from airflow_provider_bgai.buying.record import Box, Call, Inspection, Output, Thumbnails
+from airflow_provider_bgai.buying.record import Call, Output, Thumbnails
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
 from airflow_provider_bgai.hooks.base import BackgroundHook
-from airflow_provider_bgai.imaging.fidelity import Verdict
-from airflow_provider_bgai.models import BackgroundRequest, Generation
+from airflow_provider_bgai.imaging.inspect import Seen, inspect
+from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.storage import Storage, split_uri
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from airflow_provider_bgai.imaging.verify import Picture
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3
@@ -37,10 +31,6 @@ IN_MEMORY = 1 << 20
 """Bytes of a picture that is kept in memory while it is landed; a larger one goes to a temporary file."""
 PIXELS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bgai-pixels")
 """Where pictures are decoded and encoded: more at once would only take memory."""
-
-_PLAIN = re.compile(
-    r"white|black|transparent|plain|solid|blank|clean|minimal|isolated|seamless|studio|#?\b[0-9a-f]{6}\b", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ async def land(
     quarantined: list[Output] = []
     shown: dict[bool, list[bytes]] = {True: [], False: []}
     with ExitStack() as files:
-        ready: list[tuple[IO[bytes], _Looked]] = []
+        ready: list[tuple[IO[bytes], Seen]] = []
         for index, image in enumerate(generation.images, start=1):
             file: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
             ready.append((file, await _fetch_whole(hook, image, file, f"{index} of {count}", call, source)))
@@ -146,27 +136,16 @@ def _put(storage: Storage, file: IO[bytes], output: Output, metadata: dict[str, 
     storage.insist(put, f"a picture of {call.what}")
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result."""
-
-    picture: Picture
-    verdict: Verdict | None = None
-    problem: str | None = None
-    before: bytes | None = None
-    after: bytes = b""
-
-
 async def _fetch_whole(
     hook: BackgroundHook, image: str | bytes, file: IO[bytes], place: str, call: Call, source: bytes | None
-) -> _Looked:
+) -> Seen:
     from airflow_provider_bgai.imaging.verify import NotAPictureError
 
     loop = asyncio.get_running_loop()
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
-            return await loop.run_in_executor(PIXELS, _look, file, source, call.inspection, call.placement)
+            return await loop.run_in_executor(PIXELS, inspect, file, source, call.inspection, call.placement)
         except NotAPictureError as error:
             # Bytes in hand do not get better; a link may have been cut off on the way.
             if isinstance(image, str) and attempt < FETCHES:
@@ -175,66 +154,6 @@ async def _fetch_whole(
                 f"{hook.hook_name}: picture {place} is {error}", vendor=call.vendor, task_id=call.task_id
             ) from None
     raise AssertionError("unreachable")
-
-
-def _look(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> _Looked:
-    """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
-    from airflow_provider_bgai.imaging.fidelity import compare
-    from airflow_provider_bgai.imaging.prepare import read_rgba
-    from airflow_provider_bgai.imaging.renditions import thumbnail
-    from airflow_provider_bgai.imaging.verify import (
-        WrongPictureError,
-        frame_problem,
-        open_whole,
-        verify_result,
-        verify_whole,
-    )
-
-    if inspection.thresholds is None:
-        return _Looked(verify_whole(file))
-    if source is None:
-        picture, image = open_whole(file)
-        return _Looked(
-            picture, problem="is not compared, its source is not what was sent any more", after=thumbnail(image)
-        )
-    try:
-        # Decoded here, and not once for all pictures of a purchase: it would wait in memory for each to be fetched.
-        cutout = read_rgba(source)
-    except ValueError as error:
-        picture, image = open_whole(file)
-        return _Looked(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
-    before = thumbnail(cutout)
-    try:
-        picture, image = verify_result(file, source=None if inspection.plain else cutout)
-    except WrongPictureError as error:
-        picture, image = open_whole(file)
-        return _Looked(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, thumbnail(image))
-    after = thumbnail(image)
-    if cutout.getchannel("A").getextrema()[0] == 255:
-        return _Looked(picture, None, "is not compared, its source is no cut-out", before, after)
-    hint = placement or _product_box(cutout, inspection, image.size)
-    try:
-        verdict = compare(cutout, image, hint=hint, thresholds=inspection.thresholds)
-    except ValueError as error:
-        return _Looked(picture, None, f"is not compared: {error}", before, after)
-    problem = None if verdict.faithful else f"does not show the product: {'; '.join(verdict.reasons)}"
-    if problem is None and inspection.keeps_frame and inspection.sent is not None:
-        problem = frame_problem(picture, aspect=inspection.sent[0] / inspection.sent[1])
-    return _Looked(picture, verdict, problem, before, after)
-
-
-def _product_box(cutout: Image.Image, inspection: Inspection, size: tuple[int, int]) -> Box | None:
-    """Where the product lies in a result of this size, if it is where it was in what the vendor was sent."""
-    box = cutout.getchannel("A").getbbox()
-    if box is None or inspection.box is None or inspection.sent is None:
-        return None
-    corners = []
-    for place, side in ((0, cutout.width), (1, cutout.height), (2, cutout.width), (3, cutout.height)):
-        axis = place % 2
-        inside = inspection.box[axis] + box[place] * inspection.box[2 + axis] / side
-        corners.append(round(inside * size[axis] / inspection.sent[axis]))
-    left, top, right, bottom = corners
-    return left, top, right - left, bottom - top
 
 
 def _label(file: IO[bytes], call: Call, index: int) -> tuple[int, str, str | None]:
@@ -255,9 +174,3 @@ def _label(file: IO[bytes], call: Call, index: int) -> tuple[int, str, str | Non
     file.write(body)
     file.seek(0)
     return len(body), hashlib.sha256(body).hexdigest(), problem
-
-
-def asks_for_plain(request: BackgroundRequest) -> bool:
-    """Whether a white, black or transparent background may be just what was asked for."""
-    asked = [request.prompt, *(str(value) for value in request.options.values())]
-    return any(_PLAIN.search(text or "") for text in asked)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.purchase import Purchase, prompt_sha256
-from airflow_provider_bgai.buying.record import Call, Inspection
+from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.exceptions import (
     BgaiError,
     NeverSentError,
@@ -27,6 +27,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
 )
 from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.storage import boottime, store_errors
 

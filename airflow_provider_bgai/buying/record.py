@@ -27,7 +27,8 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from airflow_provider_bgai.exceptions import BY_REASON, BgaiError, LostError, UnfaithfulError, UnknownOutcomeError
-from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
+from airflow_provider_bgai.imaging.fidelity import Verdict
+from airflow_provider_bgai.imaging.inspect import Box, Inspection
 
 State = Literal["sent", "answered", "failed", "unknown", "landed", "quarantined", "lost"]
 STATES: tuple[State, ...] = get_args(State)
@@ -41,9 +42,6 @@ NEXT: Mapping[State, frozenset[State]] = {
 PAID: frozenset[State] = frozenset({"landed", "quarantined", "lost"})
 ENDS: frozenset[State] = PAID | {"failed", "unknown"}
 IN_VAIN: frozenset[State] = frozenset({"unknown", "lost", "quarantined"})
-
-Box = tuple[int, int, int, int]
-"""x, y, width, height in px."""
 
 
 class Output(BaseModel):
@@ -71,26 +69,6 @@ class Thumbnails(BaseModel):
 
     before: bytes | None = Field(default=None, repr=False)
     afters: tuple[bytes, ...] = Field(default=(), repr=False)
-
-
-class Inspection(BaseModel):
-    """How the pictures of a call are looked at when they land. That they are whole is verified in any case.
-
-    :param thresholds: limits beyond which a picture does not show the product; None: it is not compared.
-    :param enforce: such a picture goes to quarantine. False: it lands, and the verdict is a warning.
-    :param plain: a plain background was asked for, so a plain one is no sign of failure.
-    :param keeps_frame: nothing was asked for that changes the picture's shape, so another one is worth a warning.
-    :param box: where the source's frame lies in what was sent, in px; ``sent``: the size of what was sent.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    thresholds: Thresholds | None = Thresholds()
-    enforce: bool = True
-    plain: bool = False
-    keeps_frame: bool = True
-    box: Box | None = None
-    sent: tuple[int, int] | None = None
 
 
 class Call(BaseModel):

@@ -20,7 +20,7 @@ from airflow_provider_bgai.buying.calls import in_thread
 from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 from airflow_provider_bgai.buying.landing import PIXELS
 from airflow_provider_bgai.buying.purchase import HOLD_FOR, Purchase, Wish
-from airflow_provider_bgai.buying.record import Call, Inspection, error_of
+from airflow_provider_bgai.buying.record import Call, error_of
 from airflow_provider_bgai.catalogue.finishing import Finishing, Sign, finish
 from airflow_provider_bgai.catalogue.results import Result, Wanted, error_results, landed_results
 from airflow_provider_bgai.exceptions import (
@@ -35,6 +35,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
+from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.sources import Source
 from airflow_provider_bgai.storage import THREADS, store_errors

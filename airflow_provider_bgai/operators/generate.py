@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.budget import Budget
     from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
-    from airflow_provider_bgai.buying.record import Call, Inspection
+    from airflow_provider_bgai.buying.record import Call
     from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.imaging.inspect import Inspection
     from airflow_provider_bgai.models import BackgroundRequest
     from airflow_provider_bgai.storage import Storage
 
@@ -284,8 +285,8 @@ class GenerateBackgroundOperator(BaseOperator):
 
 def inspection(on_unfaithful: OnUnfaithful) -> Inspection:
     """How pictures are looked at when they land."""
-    from airflow_provider_bgai.buying.record import Inspection
     from airflow_provider_bgai.imaging.fidelity import Thresholds
+    from airflow_provider_bgai.imaging.inspect import Inspection
 
     if on_unfaithful not in ("warn", "quarantine", "ignore"):
         raise InvalidRequestError(f"on_unfaithful={on_unfaithful!r}: must be 'warn', 'quarantine' or 'ignore'")

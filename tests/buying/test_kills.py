@@ -21,8 +21,9 @@ import pytest
 from airflow_provider_bgai.buying import books, calls, payment
 from airflow_provider_bgai.buying.budget import Budget
 from airflow_provider_bgai.buying.caps import Caps
-from airflow_provider_bgai.buying.record import Call, Inspection
+from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.exceptions import OverBudgetError, UnknownOutcomeError
+from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.storage import Storage
 from tests.buying.conftest import OFTEN, Shop
 from tests.buying.support import processes_that_start_fast

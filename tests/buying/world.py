@@ -27,7 +27,7 @@ from airflow_provider_bgai.buying.decision import Asks, decide
 from airflow_provider_bgai.buying.decisions import decide_about, last_of
 from airflow_provider_bgai.buying.landing import Landing
 from airflow_provider_bgai.buying.purchase import Purchase, Wish
-from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, NEXT, PAID, Call, Inspection, Output, Thumbnails
+from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, NEXT, PAID, Call, Output, Thumbnails
 from airflow_provider_bgai.exceptions import (
     BgaiError,
     LostError,
@@ -37,6 +37,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
+from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.layout import call_of
 from airflow_provider_bgai.models import BackgroundRequest, Generation
 from airflow_provider_bgai.sources import Source

@@ -1,0 +1,124 @@
+"""What a result is: decoded to its end, compared with the product where it can be, with thumbnails for the report.
+
+Pixels alone: where the file came from and where it goes is landing's business.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
+from airflow_provider_bgai.models import BackgroundRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from airflow_provider_bgai.imaging.verify import Picture
+
+Box = tuple[int, int, int, int]
+"""px: left, top, width, height."""
+
+_PLAIN = re.compile(
+    r"white|black|transparent|plain|solid|blank|clean|minimal|isolated|seamless|studio|#?\b[0-9a-f]{6}\b", re.IGNORECASE
+)
+
+
+class Inspection(BaseModel):
+    """How the pictures of a call are looked at when they land. That they are whole is verified in any case.
+
+    :param thresholds: limits beyond which a picture does not show the product; None: it is not compared.
+    :param enforce: such a picture goes to quarantine. False: it lands, and the verdict is a warning.
+    :param plain: a plain background was asked for, so a plain one is no sign of failure.
+    :param keeps_frame: nothing was asked for that changes the picture's shape, so another one is worth a warning.
+    :param box: where the source's frame lies in what was sent, in px; ``sent``: the size of what was sent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    thresholds: Thresholds | None = Thresholds()
+    enforce: bool = True
+    plain: bool = False
+    keeps_frame: bool = True
+    box: Box | None = None
+    sent: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result."""
+
+    picture: Picture
+    verdict: Verdict | None = None
+    problem: str | None = None
+    before: bytes | None = None
+    after: bytes = b""
+
+
+def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
+    """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
+    from airflow_provider_bgai.imaging.fidelity import compare
+    from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.renditions import thumbnail
+    from airflow_provider_bgai.imaging.verify import (
+        WrongPictureError,
+        frame_problem,
+        open_whole,
+        verify_result,
+        verify_whole,
+    )
+
+    if inspection.thresholds is None:
+        return Seen(verify_whole(file))
+    if source is None:
+        picture, image = open_whole(file)
+        return Seen(
+            picture, problem="is not compared, its source is not what was sent any more", after=thumbnail(image)
+        )
+    try:
+        # Decoded here, and not once for all pictures of a purchase: it would wait in memory for each to be fetched.
+        cutout = read_rgba(source)
+    except ValueError as error:
+        picture, image = open_whole(file)
+        return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
+    before = thumbnail(cutout)
+    try:
+        picture, image = verify_result(file, source=None if inspection.plain else cutout)
+    except WrongPictureError as error:
+        picture, image = open_whole(file)
+        return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, thumbnail(image))
+    after = thumbnail(image)
+    if cutout.getchannel("A").getextrema()[0] == 255:
+        return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
+    hint = placement or _product_box(cutout, inspection, image.size)
+    try:
+        verdict = compare(cutout, image, hint=hint, thresholds=inspection.thresholds)
+    except ValueError as error:
+        return Seen(picture, None, f"is not compared: {error}", before, after)
+    problem = None if verdict.faithful else f"does not show the product: {'; '.join(verdict.reasons)}"
+    if problem is None and inspection.keeps_frame and inspection.sent is not None:
+        problem = frame_problem(picture, aspect=inspection.sent[0] / inspection.sent[1])
+    return Seen(picture, verdict, problem, before, after)
+
+
+def _product_box(cutout: Image.Image, inspection: Inspection, size: tuple[int, int]) -> Box | None:
+    """Where the product lies in a result of this size, if it is where it was in what the vendor was sent."""
+    box = cutout.getchannel("A").getbbox()
+    if box is None or inspection.box is None or inspection.sent is None:
+        return None
+    corners = []
+    for place, side in ((0, cutout.width), (1, cutout.height), (2, cutout.width), (3, cutout.height)):
+        axis = place % 2
+        inside = inspection.box[axis] + box[place] * inspection.box[2 + axis] / side
+        corners.append(round(inside * size[axis] / inspection.sent[axis]))
+    left, top, right, bottom = corners
+    return left, top, right - left, bottom - top
+
+
+def asks_for_plain(request: BackgroundRequest) -> bool:
+    """Whether a white, black or transparent background may be just what was asked for."""
+    asked = [request.prompt, *(str(value) for value in request.options.values())]
+    return any(_PLAIN.search(text or "") for text in asked)
