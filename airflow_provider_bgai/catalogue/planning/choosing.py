@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ class Candidates:
         self.said: dict[int, Said] = {}
         self.problems: dict[int, str] = {}
         self.skus: set[str] = set()
-        self._lines: array[int] = array("q")
+        self._lines: array[int] = array("q", [0])  # where each one begins, and the last one ends
         self._counts: array[int] = array("l")
         self._able: array[int] = array("b")
         self._numbers: array[int] = array("l")  # of the last call; 0: never tried, -1: not known before it is read
@@ -86,8 +87,9 @@ class Candidates:
             self.priorities[place] = max(self.priorities[place], wish.priority)
             return
         self._names.append(wish.name)
-        self._lines.append(self.spool.tell())
-        self.spool.write(json.dumps(line).encode() + b"\n")
+        text = json.dumps(line).encode()
+        self._lines.append(self._lines[-1] + len(text))
+        self.spool.write(text)
         self.priorities.append(wish.priority)
         self._counts.append(wish.request.count)
         self._able.append(wish.able)
@@ -97,8 +99,10 @@ class Candidates:
 
     def line(self, place: int) -> dict[str, Any]:
         """A candidate's line, as it was added."""
-        self.spool.seek(self._lines[place])
-        line: dict[str, Any] = json.loads(self.spool.readline())
+        begins, ends = self._lines[place : place + 2]
+        self.spool.flush()
+        # Not seek and readline: that reads ten times as much, 100,000 times.
+        line: dict[str, Any] = json.loads(os.pread(self.spool.fileno(), ends - begins, begins))
         return line
 
     def also(self, place: int) -> Sequence[tuple[str, str]]:

@@ -269,7 +269,8 @@ class _Planner:
         :param again: whether they are asked for by their SKUs or as failed.
         """
         found = self.found
-        states = {it.sku: it for it in read_state(self.storage, self.ledger.layout.root, found.skus)}
+        known = read_state(self.storage, self.ledger.layout.root, found.skus) if found.skus else ()
+        states = {it.sku: it for it in known}
         shards = LineFiles(self.storage, self.folder.shards, size, pool=self.pool)
         for place in chosen:
             line = found.line(place)
