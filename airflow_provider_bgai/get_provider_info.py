@@ -7,7 +7,7 @@ names; see docs/new-vendor.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 ENTRY_POINTS = "bgai.vendors"
@@ -173,13 +173,16 @@ def find_row(conn_type: str | None) -> VendorRow | None:
     ours = next((row for row in ROWS if row.conn_type == conn_type), None)
     if ours or not (conn_type or "").startswith(PREFIX):
         return ours
-    return next(_rows_of_others(name=str(conn_type).removeprefix(PREFIX)), None)
+    return next(_rows_of_others(str(conn_type).removeprefix(PREFIX)), None)
 
 
-def _rows_of_others(**which: str) -> Iterable[VendorRow]:
+def _rows_of_others(name: str | None = None) -> Iterator[VendorRow]:
+    """The rows that other packages name; with a name, no other vendor's package is imported."""
     from importlib.metadata import entry_points
 
-    for entry in entry_points(group=ENTRY_POINTS, **which):
+    for entry in entry_points(group=ENTRY_POINTS):
+        if name not in (None, entry.name):
+            continue
         found = entry.load()
         row = found if isinstance(found, VendorRow) else found()
         if not isinstance(row, VendorRow) or row.name != entry.name:

@@ -14,9 +14,9 @@ import pytest
 
 from airflow_provider_bgai.sandbox import Sandbox
 from airflow_provider_bgai.sandbox.cli import main
-from airflow_provider_bgai.sandbox.server import VENDORS
+from tests.conftest import VENDORS
 
-from .conftest import PATHS, Vendors
+from .conftest import KNOWN, PATHS, Vendors
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -45,6 +45,13 @@ def test_connections_lead_here(box: Sandbox, vendor):
     assert connection["extra"]["allow_private_hosts"] is True
     assert connection["extra"]["price_per_image"] > 0
     json.dumps(connection)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_example_of_every_vendor_is_right_and_costs_one_picture(box: Sandbox, vendors: Vendors, vendor):
+    example = KNOWN[vendor].example(vendors.png, vendors.host(vendors.png))
+    assert vendors.http.request(**example).status_code == 200
+    assert box.bill() == dict.fromkeys(VENDORS, 0) | {vendor: 1}
 
 
 def test_charges_add_up_under_concurrency(box: Sandbox, vendors: Vendors):
