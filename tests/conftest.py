@@ -61,7 +61,8 @@ pytest_plugins = ["tests.bad_s3"]
 VENDORS = ("picwish", "photoroom", "imagine", "katalis", "gptge")
 SECRET = "sk-secret-7c9e6679f3b1"
 KEYS = {vendor: f"{SECRET}-{vendor}" for vendor in VENDORS}
-PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
+ROOT = Path(__file__).parents[1]
+PRODUCT = ROOT / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
 
 # A client's model of S3 is 0.3 s of reading JSON; hundreds of tests make clients of their own.
 _read_model = functools.cache(botocore.loaders.JSONFileLoader().load_file)
