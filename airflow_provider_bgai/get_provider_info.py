@@ -184,7 +184,7 @@ def _rows_of_others(name: str | None = None) -> Iterator[VendorRow]:
         if name not in (None, entry.name):
             continue
         found = entry.load()
-        row = found if isinstance(found, VendorRow) else found()
+        row = found() if callable(found) else found
         if not isinstance(row, VendorRow) or row.name != entry.name:
             raise ValueError(f"entry point {entry.name!r} of {ENTRY_POINTS} leads to {row!r}, not to that vendor's row")
         yield row

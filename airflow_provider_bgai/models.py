@@ -135,7 +135,7 @@ def _option(name: str, value: Any) -> Any:
 class Generation:
     """What a vendor made, or is making, of a request.
 
-    :param vendor: its name, as in its row of ``get_provider_info``.
+    :param vendor: who made it: the connection type without ``bgai_``.
     :param state: ``"pending"``, ``"succeeded"`` or ``"failed"``.
     :param task_id: the vendor's task, to be polled; None where the vendor answers at once.
     :param images: the pictures, as bytes or as the vendor's short-lived links. Links are as good as

@@ -103,7 +103,7 @@ def test_a_night_with_it_is_planned_generated_and_published(box: Sandbox, s3: S3
 def test_what_it_does_not_take_is_refused_before_anything_is_sent(box: Sandbox):
     for fields, problem in (
         ({"template": 5}, "template=5: the vendor has no such parameter"),
-        ({"count": 2}, "count=2: more pictures than the vendor makes"),
+        ({"count": 2}, "count=2: at most 1 a call"),
         ({"prompt": None}, "prompt=None: Toy needs a prompt"),
     ):
         with pytest.raises(InvalidRequestError, match=re.escape(problem)):
@@ -152,6 +152,19 @@ def test_the_command_offers_its_connection_and_faults(toy: Path):
     assert any(line.startswith("export AIRFLOW_CONN_TOY_DEFAULT=") for line in lines)
 
 
+def test_a_row_and_its_hook_are_the_same_vendor(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    hook_class = type(get_hook("toy_default"))
+    monkeypatch.setattr(hook_class, "vendor", "joy")
+    with pytest.raises(ValueError, match="the row of toy leads to toy_backgrounds.hook.ToyHook, which is 'joy'"):
+        get_hook("toy_default")
+
+
+def test_a_row_and_its_class_of_the_sandbox_are_the_same_vendor(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["toy_backgrounds.sandbox"].Toy, "name", "joy")
+    with pytest.raises(ValueError, match="the row of toy leads to toy_backgrounds.sandbox.Toy, whose name is 'joy'"):
+        Sandbox()
+
+
 def test_a_connection_of_a_vendor_that_nobody_has_names_all_there_are(toy: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW_CONN_MINE", '{"conn_type": "bgai_nobody"}')
     types = ", ".join(sorted(["bgai_toy", *(row.conn_type for row in ROWS)]))
@@ -165,6 +178,7 @@ def test_a_connection_of_a_vendor_that_nobody_has_names_all_there_are(toy: Path,
         ("picwish", "toy_backgrounds:ROW", "entry point 'picwish' of bgai.vendors leads to VendorRow(name='toy'"),
         ("other", "toy_backgrounds:ROW", "entry point 'other' of bgai.vendors leads to VendorRow(name='toy'"),
         ("toy", "toy_backgrounds:ROW", "two packages name the vendor toy"),
+        ("other", "toy_backgrounds.hook:__doc__", "entry point 'other' of bgai.vendors leads to None"),
         ("other", "toy_backgrounds:get_provider_info", "entry point 'other' of bgai.vendors leads to {"),
     ],
 )

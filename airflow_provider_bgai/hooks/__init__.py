@@ -57,4 +57,8 @@ def _hook_class(conn_id: str, conn_type: str | None) -> type[BackgroundHook]:
             f"Connection {conn_id!r} has type {conn_type!r}; it must be one of {', '.join(known)}"
         )
     module, _, name = row.hook.rpartition(".")
-    return getattr(import_module(module), name)
+    found: type[BackgroundHook] = getattr(import_module(module), name)
+    # A record keeps the vendor's name, and by it the hook is found again that collects what was paid.
+    if (found.vendor, found.conn_type) != (row.name, row.conn_type):
+        raise ValueError(f"the row of {row.name} leads to {row.hook}, which is {found.vendor!r}, {found.conn_type!r}")
+    return found

@@ -28,7 +28,7 @@ MAX_MESSAGE = 500
 class Settings:
     """A connection, read and checked.
 
-    :param vendor: ``"picwish"``, …
+    :param vendor: the connection type without ``bgai_``.
     :param label: the vendor's name in messages.
     :param key: the API key, possibly empty.
     :param base_url: without a trailing slash.

@@ -30,8 +30,8 @@ class Vendor(ConnectedHook):
     """Which of the request's optional fields it takes. Any other that is set is refused."""
     max_count: ClassVar[int | None] = None
     """The most pictures of one call; None where the vendor names no number."""
-    count_rule: ClassVar[str] = "more pictures than the vendor makes in one call"
-    """What is said of a greater count."""
+    count_rule: ClassVar[str | None] = None
+    """What is said of a greater count, where there is more to say than the number."""
     has_tasks: ClassVar[bool] = False
     """Whether the vendor answers a submission with a task ID to be polled."""
     source: ClassVar[SourceLimits] = SourceLimits(formats=("png", "jpg", "webp"), needs_alpha=False)
@@ -54,7 +54,7 @@ class Vendor(ConnectedHook):
                 # Silently dropping it would buy another picture.
                 raise self.refuse(name, value, "the vendor has no such parameter; leave it out")
         if self.max_count is not None and request.count > self.max_count:
-            raise self.refuse("count", request.count, self.count_rule)
+            raise self.refuse("count", request.count, self.count_rule or f"at most {self.max_count} a call")
         self.check_own(request)
 
     def check_own(self, request: BackgroundRequest) -> None:
