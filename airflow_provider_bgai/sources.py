@@ -56,27 +56,31 @@ async def read_source(
     :raises InvalidRequestError: if there is no such image.
     :raises SourceError: if it cannot be read for now.
     """
-    data, hint = await _read(source, storage, field, allow_private_hosts)
-    digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-    return Source(data, digest, shown(source), hint)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        data, hint = await _read_link(source, f"{field}={shown(source)!r}", allow_private_hosts)
+        return await asyncio.to_thread(_hashed, source, data, hint)
+    return await asyncio.to_thread(_read, source, storage, field)
 
 
-async def _read(source: str | bytes, storage: Storage, field: str, allow: bool) -> tuple[bytes, str | None]:
+def _hashed(source: str | bytes, data: bytes, hint: str | None = None) -> Source:
+    return Source(data, hashlib.sha256(data).hexdigest(), shown(source), hint)
+
+
+def _read(source: str | bytes, storage: Storage, field: str) -> Source:
+    """What stands in S3 or in a file, or is at hand; blocks."""
     if isinstance(source, bytes):
-        return source, None
+        return _hashed(source, source)
     name = f"{field}={shown(source)!r}"
     if source.startswith("s3://"):
         try:
-            data, found = await asyncio.to_thread(storage.load, source)
+            data, found = storage.load(source)
         except FileNotFoundError:
             raise InvalidRequestError(f"{name}: there is no such object in S3") from None
         except store_errors() as error:
             raise SourceError(f"{name}: cannot be read for now: {error}") from None
-        return data, hint_of(source, found.hint)
-    if source.startswith(("http://", "https://")):
-        return await _read_link(source, name, allow)
+        return _hashed(source, data, hint_of(source, found.hint))
     try:
-        return await asyncio.to_thread(Path(source).read_bytes), None
+        return _hashed(source, Path(source).read_bytes())
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

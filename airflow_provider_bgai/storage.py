@@ -12,6 +12,7 @@ thread-safe). Endpoint, role and profile come from the AWS connection. What must
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,6 +121,7 @@ class Storage:
         # Under this name it comes before botocore's own look at each answer, which parses it as a whole.
         client.meta.events.register("before-parse.*.ListObjectsV2", _read_listing, unique_id="bgai-read-listing")
         client.meta.events.register("after-call.s3", self._read_clock)
+        client.meta.events.register_last("before-call.s3", _send_at_once)
         known = client.meta.service_model.operation_model("PutObject").input_shape.members
         for name in self.extra_args:
             if name not in known:
@@ -129,6 +131,11 @@ class Storage:
         return client
 
     # --- the store's clock
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether :meth:`now` answers without asking S3."""
+        return self._ahead is not None
 
     def now(self) -> float:
         """Epoch seconds on the store's clock. Asks S3 once, if nothing was asked before."""
@@ -163,10 +170,11 @@ class Storage:
 
     # --- patience
 
-    def insist(self, write: Callable[[], T], what: str) -> T:
+    def insist(self, write: Callable[[], T], what: str, *, patience: float = math.inf) -> T:
         """Do something that must be stored because it was paid for: again and again, for :data:`PATIENCE` seconds.
 
         :param what: what is stored, and what is known of it, for the error.
+        :param patience: seconds, if fewer are enough.
         :raises StoreError: if S3 refuses it for so long. The task is retried then, and collects.
         """
         import tenacity
@@ -178,7 +186,7 @@ class Storage:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(store_errors()),
             wait=tenacity.wait_random_exponential(multiplier=0.3, max=15),
-            stop=tenacity.stop_after_delay(PATIENCE),
+            stop=tenacity.stop_after_delay(min(patience, PATIENCE)),
             before_sleep=tell,
             reraise=True,
         )
@@ -403,6 +411,11 @@ def _condition_problem(storage: Storage, uri: str) -> str | None:
 
 def _described(uri: str, answer: Mapping[str, Any]) -> S3Object:
     return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'), int(answer["LastModified"].timestamp()))
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Do not ask S3 first whether it wants the body: our objects are small, and the question is a round trip more."""
+    params["headers"].pop("Expect", None)
 
 
 def _read_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:

@@ -106,13 +106,14 @@ async def fetch(url: str, file: IO[bytes], *, allow_private_hosts: bool, timeout
         the file itself raises (a full disk) is passed on.
     """
     async with _get(url, {}, allow_private_hosts, timeout) as response:
-        await asyncio.to_thread(_rewind, file)
         size = 0
         async for chunk in response.aiter_bytes(CHUNK):
-            size += len(chunk)
-            if size > max_bytes:
+            if size + len(chunk) > max_bytes:
                 raise TooLargeError(f"it is larger than {max_bytes:,} bytes")
-            await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_write, file, chunk, size)
+            size += len(chunk)
+        if not size:
+            await asyncio.to_thread(_write, file, b"", 0)
         return Fetched(response.headers.get("etag"), response.headers.get("last-modified"), size)
 
 
@@ -213,8 +214,10 @@ async def _get(
     url: str, headers: dict[str, str], allow_private_hosts: bool, timeout: float
 ) -> AsyncIterator[httpx.Response]:
     """GET a URL, following redirects; the answer is a good one, and its body is still to be read."""
-    tls = await asyncio.to_thread(tls_context)
     import httpx
+
+    known = tls_context.cache_info().currsize
+    tls = tls_context() if known else await asyncio.to_thread(tls_context)
 
     try:
         async with asyncio.timeout(timeout):
@@ -327,6 +330,8 @@ def _is_private(address: str) -> bool:
     return not parsed.is_global or parsed.is_multicast
 
 
-def _rewind(file: IO[bytes]) -> None:
-    file.seek(0)
+def _write(file: IO[bytes], chunk: bytes, at: int) -> None:
+    """Put a chunk at its place; nothing of what an earlier try has written stays behind it."""
+    file.seek(at)
+    file.write(chunk)
     file.truncate()

@@ -78,7 +78,8 @@ async def bare(s3: S3Service, sandbox: SandboxService, items: list[Wanted]) -> N
     client = boto3.client("s3", endpoint_url=s3.endpoint, config=config, **names)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     path = "/api/tasks/visual/background"
-    limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+    # Kept for less than the 5 s after which the sandbox closes idle connections: this script repeats nothing.
+    limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT, keepalive_expiry=3)
     async with httpx.AsyncClient(base_url=sandbox.url, limits=limits, timeout=60, trust_env=False) as http:
 
         async def one(item: Wanted) -> None:

@@ -13,7 +13,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from benchmarks.memory import MB
+from benchmarks.memory import MB, peak
 from demo.services import S3Service, seaweedfs
 
 if TYPE_CHECKING:
@@ -112,9 +111,10 @@ def plan(bucket: str, run: str) -> None:
         run=run,
     )
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     processor = time.process_time() - worked
-    print(json.dumps({"seconds": seconds, "processor": processor, "peak": peak, "plan": made.model_dump(mode="json")}))
+    print(
+        json.dumps({"seconds": seconds, "processor": processor, "peak": peak(), "plan": made.model_dump(mode="json")})
+    )
 
 
 def night(s3: S3Service, run: str) -> dict[str, Any]:

@@ -33,8 +33,7 @@ def test_every_promise_is_kept_whatever_breaks(services: Stage, deferrable: bool
 def test_the_judge_sees_a_worker_that_breaks_a_promise(services: Stage, name: str):
     control = CONTROLS[name]
     deferrable = list(CONTROLS).index(name) % 2 == 1
-    rates = {**RATES, **control.rates}
-    verdict = chaos(services, control.products, control.kills, deferrable=deferrable, control=name, rates=rates)
+    verdict = chaos(services, 20, control.kills, deferrable=deferrable, control=name, rates={**RATES, **control.rates})
     assert control.breaks in verdict.broken, verdict.table()
     assert "BROKEN" in verdict.table()
 

@@ -308,6 +308,18 @@ def test_a_store_whose_clock_is_set_is_believed(bad, storage, through_bad, folde
     assert abs(through_bad.now() - storage.now() + 600) < 5
 
 
+def test_an_object_goes_out_at_once_without_asking_first(folder):
+    storage, seen = Storage(), []
+
+    def look(request, **_):
+        seen.append(set(request.headers.keys()))
+
+    storage.client.meta.events.register("before-send.s3.PutObject", look)
+    storage.put(f"{folder}/object", b"body")
+    assert len(seen) == 1
+    assert "Expect" not in seen[0]
+
+
 def test_every_write_is_given_the_extra_arguments(s3, storage, folder):
     encrypted = Storage(extra_args={"ServerSideEncryption": "AES256", "CacheControl": "max-age=60"})
     etag = encrypted.create(f"{folder}/created", b"1")

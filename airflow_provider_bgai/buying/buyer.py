@@ -1,26 +1,22 @@
 """Buys a wish: finds what there is, does what was decided, pays at most once a call, and collects.
 
-The order around a payment is fixed: source read and prepared, slot and rate in hand, leave taken, marker put, record
-created, bytes out; and after it: the answer persisted before anybody looks at its pixels. What must be written as a
-whole (marker and record; incoming and answer) is written in a thread, which a cancelled task does not stop half-way.
+What is done in which order around one payment stands in :mod:`.payment`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Sequence
-from decimal import Decimal
-from typing import Any, Protocol
 
+from airflow_provider_bgai.buying import payment
 from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
-from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread
+from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.collector import Account, Collector
 from airflow_provider_bgai.buying.decision import Asks, Last, decide
 from airflow_provider_bgai.buying.decisions import last_of, refusal
-from airflow_provider_bgai.buying.purchase import Purchase, Wish, open_wish, prompt_sha256
-from airflow_provider_bgai.buying.record import IN_VAIN, Call, Inspection
+from airflow_provider_bgai.buying.purchase import Purchase, Wish, open_wish
+from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, Call
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
     BgaiError,
@@ -37,19 +33,13 @@ from airflow_provider_bgai.exceptions import (
     VendorFaultError,
 )
 from airflow_provider_bgai.hooks.base import BackgroundHook
-from airflow_provider_bgai.models import Generation
+from airflow_provider_bgai.hooks.channel import MAX_RETRY_AFTER
 from airflow_provider_bgai.polling import PollPolicy
-from airflow_provider_bgai.storage import boottime, store_errors
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """New calls for one wish with one connection, after answers that cost nothing and may pass."""
-MARGIN = 8.0
-"""Seconds beyond the vendor's time-out after which a call certainly has no answer any more."""
-FRESH = 5.0
-"""Seconds after its record was created within which a call must be on its way."""
-WORKER = uuid.uuid4().hex[:12]
 
 # After these a new call to the same connection may do better; after the others only the next connection may.
 _AGAIN = (RateLimitError, NeverSentError, VendorFaultError)
@@ -63,16 +53,6 @@ _NEXT_VENDOR = (
     OverBudgetError,
     StoppedError,
 )
-
-
-class Purse(Protocol):
-    """Where the leave to spend comes from (:class:`~airflow_provider_bgai.buying.budget.Budget`)."""
-
-    async def take(self, call_id: str, pictures: int, price: Decimal | None) -> bool:
-        """Whether so much may be spent on a call; asked before every paid call."""
-
-    async def give_back(self, call_id: str) -> None:
-        """What was taken for a call was not spent."""
 
 
 class Buyer:
@@ -92,17 +72,18 @@ class Buyer:
         *,
         run: str,
         owner: str,
-        purse: Purse | None = None,
+        purse: payment.Purse | None = None,
         account: Account = lambda conn_id: None,
         shards: int = 1,
     ) -> None:
         self.hooks, self.ledger, self.storage = hooks, ledger, ledger.storage
         self.run, self.owner, self.purse = run, owner, purse
+        self._recording = asyncio.Semaphore(payment.AT_ONCE)
         at_first = max(1, AT_FIRST // max(1, shards))
         self.brakes = {
             hook.conn_id: Brake(self.storage, ledger.layout, hook.conn_id, run, owner, at_first) for hook in hooks
         }
-        self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes, worker=WORKER)
+        self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes, worker=payment.WORKER)
 
     @property
     def ended(self) -> list[Call]:
@@ -138,7 +119,7 @@ class Buyer:
                 log.debug("Not new after all: %s", purchase.fingerprint)
         while True:
             call, last = await in_thread(self._look, purchase)
-            decision = decide(last, self._asks(purchase, call), await in_thread(self.storage.now))
+            decision = decide(last, self._asks(purchase, call), await store_time(self.storage))
             try:
                 if decision.ends:
                     assert call is not None
@@ -180,7 +161,7 @@ class Buyer:
         """Bring an answered call to its end: :meth:`Collector.collect`. What failed for free gives its leave back."""
         ended = await self.collector.collect(call, timeout=timeout, source=source, policy=policy)
         if ended.state == "failed" and ended.owner == self.owner:
-            await self._give_back(ended.call_id)
+            await payment.give_back(self.purse, ended.call_id)
         return ended
 
     def full(self, wish: Wish) -> bool:
@@ -239,11 +220,11 @@ class Buyer:
                 try:
                     return await self._call(purchase, hook)
                 except _NEXT_VENDOR as error:
-                    problem = error
-                    if not isinstance(error, _AGAIN) or attempt == ATTEMPTS:
+                    problem, pause = error, error.retry_after or 0.5 * 2**attempt
+                    if not isinstance(error, _AGAIN) or attempt == ATTEMPTS or pause > MAX_RETRY_AFTER:
                         break
                     log.info("%s: %s. Trying again", hook.conn_id, error)
-                    await asyncio.sleep(error.retry_after or 0.5 * 2**attempt)
+                    await asyncio.sleep(pause)
                 except UnknownOutcomeError:
                     if purchase.wish.on_unknown_outcome != "resubmit" or purchase.unanswered:
                         raise
@@ -255,19 +236,21 @@ class Buyer:
 
     async def _call(self, purchase: Purchase, hook: BackgroundHook) -> Call:
         """One paid call with one connection: to its answer on record or, where the pictures came too, to its end."""
-        brake, call = self.brakes[hook.conn_id], None
+        brake = self.brakes[hook.conn_id]
         await brake.enter()
+        paying = payment.Payment(self.ledger, self.purse, purchase, hook, self.run, self.owner, self._recording)
         try:
-            outgoing, inspection = await purchase.outgoing(hook)
-            async with hook.turn():
-                call = await self._record(purchase, hook, inspection)
-                generation = await self._send(purchase, hook, call, outgoing)
-            call = await self._keep(call, generation)
+            generation = await paying.make()
+            call = paying.call
+            assert call is not None
             if call.state == "unknown":
                 raise UnknownOutcomeError(f"Its answer came after it was given up: {call.what}", vendor=call.vendor)
         except BaseException as error:
             doubt = isinstance(error, UnknownOutcomeError | StoreError)
-            purchase.sent = call if doubt else purchase.sent
+            if doubt:
+                purchase.sent = paying.call
+            elif paying.call is not None and paying.call.state in ENDS:
+                self.ended.append(paying.call)
             await brake.leave("vain" if doubt else "free", error if isinstance(error, BgaiError) else None)
             raise
         purchase.sent = call
@@ -278,121 +261,3 @@ class Buyer:
         if generation.state == "pending":
             return call
         return await self.collector.collect(call, generation=generation, timeout=0.0, source=purchase.source.data)
-
-    async def _record(self, purchase: Purchase, hook: BackgroundHook, inspection: Inspection) -> Call:
-        """Take leave and create the record: from here on the call may be paid."""
-        wish, request = purchase.wish, purchase.wish.request
-        call_id, price = uuid.uuid4().hex, hook.cost(request.count)
-        if self.purse is not None and not await self.purse.take(call_id, request.count, price):
-            raise OverBudgetError(f"The budget has no room for {request.count} picture(s) by {hook.conn_id}")
-        now = await in_thread(self.storage.now)
-        answer_by = now + hook.settings.timeout + MARGIN
-        call = Call(
-            call_id=call_id,
-            fingerprint=purchase.fingerprint,
-            number=purchase.number,
-            run=self.run,
-            owner=self.owner,
-            worker=WORKER,
-            conn_id=hook.conn_id,
-            vendor=hook.vendor,
-            model=hook.model(request),
-            seed=request.seed,
-            pictures=request.count,
-            price=price,
-            currency=hook.settings.currency,
-            sku=wish.sku,
-            category=wish.category,
-            sent_at=now,
-            answer_by=answer_by,
-            held_until=None if wish.on_unknown_outcome == "fail" else answer_by + wish.hold_for,
-            before=purchase.before,
-            source=purchase.source.shown,
-            source_sha256=purchase.source.sha256,
-            prompt_sha256=prompt_sha256(request.prompt),
-            inspection=inspection,
-        )
-        began = boottime()
-        try:
-            call = await in_thread(self.ledger.open, call, abandoned=self.ledger.withdraw)
-        except LostRaceError as lost:
-            if lost.another:
-                await self._give_back(call_id)
-            raise
-        except store_errors() as error:
-            await self._withdraw(purchase, call)
-            raise NeverSentError(f"S3 takes no record of the call, so it was not made: {error}") from error
-        if boottime() - began > FRESH:
-            # This process was stopped in between: the time the record gives the call may be over.
-            await self._withdraw(purchase, call)
-            raise NeverSentError(f"Stopped for {boottime() - began:.0f} s before {call.what} was sent; it was not sent")
-        return call
-
-    async def _withdraw(self, purchase: Purchase, call: Call) -> None:
-        state = await in_thread(self.ledger.withdraw, call)
-        # No number is left out, and none passed by that another process may hold: the next try asks for this one.
-        purchase.number += state == "failed"
-        if state != "sent":
-            await self._give_back(call.call_id)
-
-    async def _send(self, purchase: Purchase, hook: BackgroundHook, call: Call, outgoing: Any) -> Generation:
-        """Let the bytes out, once. What the vendor documents as free ends the call; all else leaves it ``sent``."""
-        try:
-            return await hook.send(outgoing)
-        except BgaiError as error:
-            if error.paid != "no":
-                raise self._doubt(call, error) from error
-            if await in_thread(self._fail, call, error):
-                purchase.number += 1
-                await self._give_back(call.call_id)
-            raise
-        except Exception as error:
-            log.exception("%s: something unexpected after it was sent", call.what)
-            raise self._doubt(call, error) from error
-
-    def _doubt(self, call: Call, error: Exception) -> UnknownOutcomeError:
-        return UnknownOutcomeError(
-            f"{error}. {call.what} is kept, and may or may not have been charged", vendor=call.vendor
-        )
-
-    def _fail(self, call: Call, error: BgaiError) -> bool:
-        """Write down that a call cost nothing, if S3 takes it. If not, it stays ``sent``: held without need."""
-        try:
-            ended = self.ledger.end(call, "failed", reason=error.reason, error=str(error))
-        except StoreError as problem:
-            log.warning("%s", problem)
-            return False
-        self.ended.append(ended)
-        return ended.state == "failed"
-
-    async def _give_back(self, call_id: str) -> None:
-        if self.purse is not None:
-            try:
-                await self.purse.give_back(call_id)
-            except store_errors(BgaiError) as error:
-                log.warning("The leave of call %s stays taken, so the budget counts too much: %s", call_id, error)
-
-    async def _keep(self, call: Call, generation: Generation) -> Call:
-        """Persist an answer, before anybody looks at its pictures."""
-        known: dict[str, Any] = {
-            "task_id": generation.task_id,
-            "seed": generation.seed or call.seed,
-            "model": generation.model or call.model,
-            "warnings": generation.warnings,
-            "placement": generation.placement,
-        }
-        if generation.task_id:
-            log.info("Answered by %s: task %s", call.conn_id, generation.task_id)
-        elif generation.answer is not None:
-            known["incoming"] = True
-        else:
-            known["links"] = tuple(image for image in generation.images if isinstance(image, str))
-
-        def keep() -> Call:
-            if known.get("incoming"):
-                body, uri = generation.answer, self.ledger.layout.incoming(call.call_id)
-                assert body is not None
-                self.storage.insist(lambda: self.storage.put(uri, body), f"the bytes of {call.what}")
-            return self.ledger.answered(call, **known)
-
-        return await in_thread(keep)

@@ -27,22 +27,23 @@ from airflow_provider_bgai import storage as s3
 from airflow_provider_bgai.buying.record import ENDS, NEXT, PAID, Call, State
 from airflow_provider_bgai.exceptions import StoreError
 from airflow_provider_bgai.layout import Layout, call_of
-from airflow_provider_bgai.storage import Storage, store_errors
+from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+UNPAID_PATIENCE = 30.0
+"""Seconds for which S3 is tried with what costs no money if it is not written: a picture that waits for a day."""
+
 # Not the loop's own executor, which ends with it: what has begun here ends, whatever becomes of the loop.
 _THREADS = ThreadPoolExecutor(s3.THREADS, "bgai-ledger")
 
 
-async def in_thread(work: Callable[..., T], *args: object, abandoned: Callable[[T], object] | None = None) -> T:
+async def in_thread(work: Callable[..., T], *args: object) -> T:
     """Run blocking work of the ledger to its end. Who is cancelled meanwhile waits for that end, too.
 
     The work may be to store an answer that is paid, and Airflow ends a task's process without waiting for threads.
-
-    :param abandoned: called with the result, in a thread, if the caller was cancelled.
     """
     future = asyncio.wrap_future(_THREADS.submit(work, *args))
     cancelled: asyncio.CancelledError | None = None
@@ -53,9 +54,12 @@ async def in_thread(work: Callable[..., T], *args: object, abandoned: Callable[[
             cancelled = error
     if cancelled is None:
         return future.result()
-    if abandoned is not None and future.exception() is None:
-        await in_thread(abandoned, future.result())
-    raise cancelled
+    raise cancelled from future.exception()
+
+
+async def store_time(storage: Storage) -> float:
+    """Epoch seconds on the store's clock."""
+    return storage.now() if storage.knows_time else await in_thread(storage.now)
 
 
 class LostRaceError(Exception):
@@ -152,7 +156,8 @@ class Ledger:
         :returns: ``failed``; None if no record of it stands. After both its leave may be given back. ``sent`` where S3
             fails here, too: held without need, which costs time and no money.
         """
-        try:
+
+        def write() -> State | None:
             found = self.own(call)
             if found is None:
                 self._unmark(call)
@@ -160,7 +165,10 @@ class Ledger:
             if found.state == "failed":
                 return "failed"
             return self.move(found, "failed", reason="never_sent", error="It was not sent").state
-        except store_errors(LostRaceError, RecordGoneError, StoreError, ValueError) as error:
+
+        try:
+            return self.storage.insist(write, f"that {call.what} was not sent", patience=UNPAID_PATIENCE)
+        except (LostRaceError, RecordGoneError, StoreError, ValueError) as error:
             log.warning("%s was not sent, and that could not be written down: %s", call.what, error)
             return "sent"
 

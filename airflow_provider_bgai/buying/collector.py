@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from airflow_provider_bgai.buying.books import book, walk
 from airflow_provider_bgai.buying.brake import Brake, Came
-from airflow_provider_bgai.buying.calls import Ledger, in_thread
+from airflow_provider_bgai.buying.calls import Ledger, in_thread, store_time
 from airflow_provider_bgai.buying.decision import is_lost
 from airflow_provider_bgai.buying.landing import Landing, land
 from airflow_provider_bgai.buying.record import IN_VAIN, Call, State, error_of
@@ -169,7 +169,7 @@ class Collector:
             model=call.model,
         )
         if call.task_id:
-            now = await in_thread(self.ledger.storage.now)
+            now = await store_time(self.ledger.storage)
             age = max(0.0, now - (call.answered_at or call.sent_at))  # a clock may have stepped back
             return await hook.wait_for(known, timeout=timeout, policy=policy, age=age, count=call.pictures)
         if call.incoming:
@@ -242,7 +242,7 @@ class Collector:
         """
         hook = self._hooks.get(call.conn_id) or detached_hook(call.vendor, call.conn_id)
         last_word = None if isinstance(error, AuthenticationError) else error
-        now = await in_thread(self.ledger.storage.now)
+        now = await store_time(self.ledger.storage)
         if is_lost(call, last_word, life=hook.result_life, now=now):
             return await in_thread(lambda: self.ledger.end(call, "lost", reason="lost", error=str(error)))
         if vendors_word and error.paid != "yes":

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3
+IN_MEMORY = 1 << 20
+"""Bytes of a picture that is kept in memory while it is landed; a larger one goes to a temporary file."""
 PIXELS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bgai-pixels")
 """Where pictures are decoded and encoded: more at once would only take memory."""
 
@@ -110,7 +112,7 @@ async def land(
     with ExitStack() as files:
         ready: list[tuple[IO[bytes], _Looked]] = []
         for index, image in enumerate(generation.images, start=1):
-            file: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
+            file: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
             ready.append((file, await _fetch_whole(hook, image, file, f"{index} of {count}", call, source)))
         for index, (file, looked) in enumerate(ready, start=1):
             size, digest, problem = await loop.run_in_executor(PIXELS, _label, file, call, index)

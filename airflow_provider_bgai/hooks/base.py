@@ -11,7 +11,7 @@ Invariants that must not be relaxed:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -158,14 +158,16 @@ class BackgroundHook(Vendor):
         async with channel.turn():
             yield
 
-    async def send(self, outgoing: Outgoing) -> Generation:
+    async def send(self, outgoing: Outgoing, before: Callable[[], Awaitable[None]] | None = None) -> Generation:
         """Exactly one paid HTTP request on a fresh connection, inside a :meth:`turn` held by the caller.
 
+        :param before: awaited when the line is open, right before the first byte goes out: what it raises keeps the
+            request back. Here who buys writes down that he is about to pay.
         :returns: pending with a ``task_id``, succeeded, or failed where the vendor's own task has failed at once.
         :raises BgaiError: by what the answer means for the money.
         """
         channel = await self._open()
-        answer = await channel.send(outgoing, self.checked_headers())
+        answer = await channel.send(outgoing, self.checked_headers(), before)
         # A 4xx refuses by its own definition; a task ID in a 500 is worth more than the 500.
         looks = answer.status < 300 or answer.status >= 500
         generation = self.read(answer, outgoing) if looks else None

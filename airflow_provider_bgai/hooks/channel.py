@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
@@ -127,14 +127,20 @@ class Channel:
             **{name: value for name, value in body.items() if value is not None},
         )
 
-    async def send(self, outgoing: Outgoing, headers: Mapping[str, str]) -> Answer:
+    async def send(
+        self, outgoing: Outgoing, headers: Mapping[str, str], before: Callable[[], Awaitable[None]] | None = None
+    ) -> Answer:
         """One paid request, inside a :meth:`turn` the caller holds; its answer, whatever its status.
 
         :param headers: those that prove who we are.
-        :raises NeverSentError: if certainly no connection was made.
+        :param before: awaited when the line is open, right before the first byte goes out. What it raises keeps the
+            request back.
+        :raises NeverSentError: if certainly no byte of it went out.
         :raises UnknownOutcomeError: if no whole answer came.
         """
-        return await self._exchange(self._fresh, self.build(outgoing, headers), NeverSentError, UnknownOutcomeError)
+        request = self.build(outgoing, headers)
+        request.read()  # in one piece, and not a write to the socket for each boundary of a form
+        return await self._exchange(self._fresh, request, NeverSentError, UnknownOutcomeError, before)
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
         """One free request, inside a :meth:`turn` the caller holds; its answer, whatever its status.
@@ -150,30 +156,40 @@ class Channel:
         request: httpx.Request,
         unsent: type[BgaiError],
         unclear: type[BgaiError],
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
-        """The answer, read to its end."""
+        """The answer, read to its end. Until the first byte goes out it is certain that nothing was sent."""
         import httpx
 
-        error = self.settings.error
+        error, out = self.settings.error, False
+
+        async def let_out() -> None:
+            nonlocal out
+            if not out:
+                if before is not None:
+                    await before()
+                out = True
+                deadline.reschedule(self.loop.time() + self.settings.timeout)
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            # A request for a tunnel through a proxy is none of the vendor's.
+            if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+                await let_out()
+
+        request.extensions = {**request.extensions, "trace": trace}
+        # The names of these events are no promise of httpcore's. Without them, no body goes out unannounced.
+        request.stream = _announced(request.stream, let_out)
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                answer = await _read_answer(client, request)
-        except (
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.PoolTimeout,
-            httpx.ProxyError,  # only while a tunnel is asked for
-            httpx.UnsupportedProtocol,
-        ) as failed:
-            raise error(unsent, f"no connection to {self.settings.base_url}: {type(failed).__name__}") from None
+            async with asyncio.timeout(self.settings.timeout) as deadline:
+                return await _read_answer(client, request)
         except (httpx.HTTPError, TimeoutError) as failed:
             # By its type alone: its text may hold a URL, which may hold a signature.
-            problem = f"the line dropped after the request went out ({type(failed).__name__})"
-            raise error(unclear, problem) from None
+            name = type(failed).__name__
+            if not out:
+                raise error(unsent, f"no connection to {self.settings.base_url}: {name}") from None
+            raise error(unclear, f"the line dropped after the request went out ({name})") from None
         except _TooLarge:
-            problem = f"the answer was larger than {MAX_BYTES:,} bytes"
-            raise error(unclear, problem) from None
-        return answer
+            raise error(unclear, f"the answer was larger than {MAX_BYTES:,} bytes") from None
 
     async def aclose(self) -> None:
         """Close the clients."""
@@ -222,6 +238,19 @@ def retrying(attempts: int, again: Callable[[BaseException], bool], budget: floa
 
 class _TooLarge(Exception):
     """The answer exceeds the cap."""
+
+
+def _announced(body: Any, let_out: Callable[[], Awaitable[None]]) -> httpx.AsyncByteStream:
+    """A request's body that says so before it goes out."""
+    import httpx
+
+    class Announced(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            await let_out()
+            async for chunk in body:
+                yield chunk
+
+    return Announced()
 
 
 async def _read_answer(client: httpx.AsyncClient, request: httpx.Request) -> Answer:

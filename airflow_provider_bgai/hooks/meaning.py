@@ -163,15 +163,26 @@ def read_error(body: Any) -> tuple[str | None, str]:
     return (None if code is None else str(code)), message
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number of seconds or an HTTP date; None for neither."""
-    from email.utils import parsedate_to_datetime
+def retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Seconds of a Retry-After header, which is a number of seconds or an HTTP date; None for neither.
 
+    :param date: the same answer's Date header: the clock that a date was read off, which may not be this machine's.
+    """
     if not value:
         return None
     if re.fullmatch(r"\d+(\.\d+)?", value.strip(), re.ASCII):
         return float(value)
+    if (then := _epoch(value)) is None:
+        return None
+    now = _epoch(date or "")
+    return max(0.0, then - (time.time() if now is None else now))
+
+
+def _epoch(date: str) -> float | None:
+    """Epoch seconds of an HTTP date; None if it is none."""
+    from email.utils import parsedate_to_datetime
+
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
         return None

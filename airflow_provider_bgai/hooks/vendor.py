@@ -155,7 +155,7 @@ class Vendor(ConnectedHook):
             message or answer.excerpt() or "no message",
             status=status,
             code=code,
-            retry_after=retry_after(answer.headers.get("retry-after")),
+            retry_after=retry_after(answer.headers.get("retry-after"), answer.headers.get("date")),
             task_id=task_id,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -28,8 +29,10 @@ TASK_TIMEOUT = {False: 6.0, True: 20.0}
 """Seconds to wait for the vendors' tasks, because some never end: for each, or, deferred, from the start for all."""
 PATIENCE = 8.0
 """Seconds for which S3 is tried with what is paid: longer than it is down."""
-IN_FLIGHT = 8
-"""Pictures at once, as many as a connection has slots by default."""
+IN_FLIGHT = 16
+
+STUCK = 120.0
+"""Seconds after which a try that has not ended says where it stands."""
 
 DONE, AGAIN, FAILED, ENDED = 0, 75, 76, 77
 """How a try ends: with results; to be retried; for good; ended from outside, by an exception."""
@@ -64,6 +67,7 @@ class Order:
 def work(order: Order, ready: Connection) -> None:
     """The process."""
     os.environ.update(order.env)
+    faulthandler.dump_traceback_later(STUCK)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGALRM, _end)
     shift_clock(order.clock)
@@ -94,9 +98,9 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def hasten(worker: str) -> None:
     """Shorten what takes minutes: all the proportions stay."""
     from airflow_provider_bgai import storage
-    from airflow_provider_bgai.buying import brake, buyer
+    from airflow_provider_bgai.buying import brake, payment
 
-    buyer.WORKER, buyer.MARGIN = worker, MARGIN
+    payment.WORKER, payment.MARGIN = worker, MARGIN
     storage.PATIENCE = PATIENCE
     brake.PROBE_EVERY = 1.0
 

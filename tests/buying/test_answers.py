@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
@@ -18,6 +19,7 @@ from airflow_provider_bgai.exceptions import (
     NeverSentError,
     OverBudgetError,
     PollError,
+    RateLimitError,
     StoreError,
     UnknownOutcomeError,
 )
@@ -65,6 +67,17 @@ def test_what_a_vendor_documents_as_free_is_bought_again_on_leave_that_was_given
     assert [it.state for it in shop.ledger.all(call.fingerprint)] == ["failed", "landed"]
     assert shop.box.bill()["photoroom"] == 1
     assert shop.bounds() == {"photoroom": (1, 0)}
+
+
+@pytest.mark.parametrize("fault", ["rate_limited_retry_after", "rate_limited_retry_after_date"])
+def test_who_asks_to_wait_an_hour_is_not_waited_for(shop, fault):
+    shop.box.fault("picwish", fault, times=9, on="submit", retry_after=3600)
+    began = time.monotonic()
+    with pytest.raises(RateLimitError):
+        shop.buy(shop.wish(new=True), "picwish")
+    assert shop.buy(shop.wish(new=True), "picwish", "photoroom").vendor == "photoroom"
+    assert time.monotonic() - began < 60
+    assert shop.bounds() == {"picwish": (0, 0), "photoroom": (1, 0)}
 
 
 def test_after_two_doubts_in_a_row_even_who_resubmits_holds(shop):
@@ -161,7 +174,7 @@ def test_a_proxy_that_refuses_to_connect_leaves_nothing_unknown(shop, behind, pr
     proxy.refuses = status
     with pytest.raises(NeverSentError):
         shop.buy(shop.wish(new=True), purse=purse(shop, 1))
-    assert shop.bounds() == {"picwish": (0, 0)}
+    assert shop.bounds() == {}  # nothing was written, for nothing went out
 
     proxy.refuses = 0
     behind("picwish", "http")

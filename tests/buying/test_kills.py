@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_bgai.buying import books, buyer, calls
+from airflow_provider_bgai.buying import books, calls, payment
 from airflow_provider_bgai.buying.budget import Budget
 from airflow_provider_bgai.buying.caps import Caps
 from airflow_provider_bgai.buying.record import Call, Inspection
@@ -55,7 +55,7 @@ def test_many_who_want_one_picture_at_once_pay_for_one_on_one_leave_and_all_have
 
 
 def test_an_answer_that_comes_after_its_call_was_given_up_is_declared_and_not_landed_twice(shop, monkeypatch):
-    monkeypatch.setattr(buyer, "MARGIN", -1000.0)  # its answer_by has passed at once
+    monkeypatch.setattr(payment, "MARGIN", -1000.0)  # its answer_by has passed at once
     shop.box.fault("picwish", "slow", on="submit", delay=1.5)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shop.buy, shop.wish(new=True))
@@ -72,7 +72,7 @@ def test_an_answer_that_comes_after_its_call_was_given_up_is_declared_and_not_la
 
 
 def test_a_process_that_stood_still_after_it_made_its_record_does_not_send(shop, ill, monkeypatch):
-    monkeypatch.setattr(buyer, "FRESH", 0.5)
+    monkeypatch.setattr(payment, "FRESH", 0.5)
     ill.fault("slow", methods="PUT", key="/_bgai/calls/", by=0.8, times=1)
     call = shop.buy(shop.wish(new=True), "imagine", purse=purse(shop, 1))
     assert [it.state for it in shop.ledger.all(call.fingerprint)] == ["failed", "landed"]
@@ -122,7 +122,7 @@ class Mortal(Storage):
 
 @pytest.mark.parametrize(("vendor", "after"), [("picwish", False), ("photoroom", True)])
 def test_killed_at_any_request_to_s3_it_is_paid_once_or_held_and_declared(shop, monkeypatch, vendor, after):
-    monkeypatch.setattr(buyer, "MARGIN", -1000.0)  # the dead one's answer_by has passed
+    monkeypatch.setattr(payment, "MARGIN", -1000.0)  # the dead one's answer_by has passed
     monkeypatch.setattr(books, "YOUNG", 0.0)
     shop.box.set_latency(vendor, 0)
     ends, alive = [], shop.storage
@@ -171,7 +171,7 @@ def work(env: dict[str, str], shop: Shop, vendor: str, prompts: list[str], run: 
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGALRM, timed_out)
     os.environ.update(env)
-    buyer.MARGIN = 0.2
+    payment.MARGIN = 0.2
     shop.storage = Storage("aws_default")
     assert shop.storage.client is not None  # looked up before the clock runs
     pipe.send("ready")
@@ -192,7 +192,7 @@ def work(env: dict[str, str], shop: Shop, vendor: str, prompts: list[str], run: 
 @pytest.fixture
 def started(shop, connect, monkeypatch) -> Callable[..., Any]:
     """``with started("picwish", "a beach") as process``: somebody buys that picture in a process of its own."""
-    monkeypatch.setattr(buyer, "MARGIN", 0.2)
+    monkeypatch.setattr(payment, "MARGIN", 0.2)
     context = processes_that_start_fast()
 
     @contextmanager
@@ -352,14 +352,14 @@ def test_a_time_out_does_not_drop_an_answer_that_waits_for_its_turn_to_be_stored
         one = shop.buyer("imagine")
         try:
             purchase = await one.open(shop.wish(new=True))
-            keep = one._keep
+            keep = payment.Payment._keep
 
             async def keep_behind(*args: Any) -> Any:
                 few.submit(busy.wait)
                 asyncio.get_running_loop().call_later(1.0, busy.set)
                 return await keep(*args)
 
-            monkeypatch.setattr(one, "_keep", keep_behind)
+            monkeypatch.setattr(payment.Payment, "_keep", keep_behind)
             task = asyncio.create_task(one.begin(purchase))
             await asyncio.to_thread(until, shop.box.images_charged)
             await asyncio.sleep(0.5)

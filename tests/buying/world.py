@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from airflow_provider_bgai.buying import books, buyer, collector
+from airflow_provider_bgai.buying import books, collector, payment
 from airflow_provider_bgai.buying.books import audit, book, bounds, read_books
 from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.calls import Ledger
@@ -73,8 +73,9 @@ class Account:
     async def turn(self) -> Any:
         yield
 
-    async def send(self, outgoing: Any) -> Generation:
+    async def send(self, outgoing: Any, before: Callable[[], Awaitable[None]]) -> Generation:
         assert self.process is not None
+        await before()
         outcome = await asyncio.to_thread(self.process.stop, "send")
         return self.world.sent(self.process, self.vendor, outcome)
 
@@ -136,8 +137,8 @@ def stepped() -> Iterator[None]:
         patch.setattr(collector, "AT_ONCE", 1)
         patch.setattr(collector, "land", land)
         patch.setattr(collector, "detached_hook", Account)
-        patch.setattr(buyer, "uuid", numbers)
-        patch.setattr(buyer, "boottime", lambda: PROCESS.get().world.clock)
+        patch.setattr(payment, "uuid", numbers)
+        patch.setattr(payment, "boottime", lambda: PROCESS.get().world.clock)
         yield
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from airflow_provider_bgai.buying.books import book, bounds
-from airflow_provider_bgai.buying.buyer import Buyer, Purse
+from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.payment import Purse
 from airflow_provider_bgai.buying.purchase import open_wish
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.planning.plan import Plan, PlanRecord, read_plan
@@ -228,14 +229,12 @@ class Catalogue:
         return call, purchase.source.hint
 
 
-def run_shard(
-    shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, *, resumed: bool = False
-) -> Progress:
+def run_shard(shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, **how: Any) -> Progress:
     """A pass over a shard in an event loop of its own, and its calls booked, as a task does it."""
 
     async def work() -> Progress:
         try:
-            return await generate(shard, list(items), patience=patience, resumed=resumed)
+            return await generate(shard, list(items), patience=patience, **how)
         finally:
             await asyncio.to_thread(book, shard.buyer.ledger, shard.buyer.run, shard.buyer.ended)
             await shard.buyer.aclose()

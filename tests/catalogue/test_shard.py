@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -42,9 +42,9 @@ class Night:
         buyer = self.catalogue.buyer(self.run, f"{self.run}/0000", *self.vendors, **own)
         return Shard(buyer, **({"policy": PollPolicy(interval=0.1), "finishing": UNSEEN} | more))
 
-    def passes(self, patience: float | None = 30.0, *, resumed: bool = False) -> Progress:
+    def passes(self, patience: float | None = 30.0, **how: Any) -> Progress:
         """One pass of the task; what it reports if it is the last one."""
-        progress = run_shard(self.shard(), self.items, patience, resumed=resumed)
+        progress = run_shard(self.shard(), self.items, patience, **how)
         self.results = give_up(self.items, progress, self.run)
         return progress
 
@@ -168,6 +168,58 @@ def test_a_shard_that_waits_in_the_triggerer_begins_slowly_and_ends_whole(catalo
     assert settled(catalogue)
 
 
+@pytest.fixture
+def requests(catalogue) -> Iterator[Counter[str]]:
+    """The requests to S3, by operation and by folder below ``_bgai/``."""
+    seen: Counter[str] = Counter()
+
+    def count(request: Any, event_name: str, **_: Any) -> None:
+        folder = request.url.partition("/_bgai/")[2].partition("/")[0]
+        seen.update([f"{event_name.rpartition('.')[2]} {folder}".strip()])
+
+    catalogue.storage.client.meta.events.register("before-send.s3.*", count)
+    yield seen
+    catalogue.storage.client.meta.events.unregister("before-send.s3.*", count)
+
+
+def test_a_deferred_shard_goes_on_where_its_last_pass_ended(catalogue, night, wanted, requests, monkeypatch):
+    tonight = night(wanted(40, status="new"))
+    progress = tonight.passes(None)
+    for passes in range(30):
+        if not progress.pending:
+            break
+        monkeypatch.setattr("airflow_provider_bgai.buying.payment.WORKER", f"process {passes}")
+        progress = tonight.passes(0.0, resumed=True, begun=progress.begun, later=progress.later)
+    assert counted(tonight.results) == {"bought": 40}
+    assert catalogue.box.bill()["picwish"] == 40
+    assert requests["PutObject open"] == 40  # what the last pass told of need not be found and marked again
+    assert requests.total() <= 9 * 40, requests
+    assert settled(catalogue)
+
+
+def test_a_retry_marks_again_what_it_finds_under_way(catalogue, night, wanted, requests, monkeypatch):
+    tonight = night(wanted(4, status="new"))
+    tonight.passes(None)
+    for uri in [item.uri for item in catalogue.storage.list(f"{catalogue.root}/_bgai/open/")]:
+        catalogue.storage.delete(uri)  # a lifecycle rule, say
+    monkeypatch.setattr("airflow_provider_bgai.buying.payment.WORKER", "the retry")
+    requests.clear()
+    tonight.passes(resumed=True)
+    assert counted(tonight.results) == {"bought": 4}
+    assert requests["PutObject open"] == 4
+    assert settled(catalogue)
+
+
+def test_what_went_on_since_the_last_pass_is_looked_for(catalogue, night, wanted):
+    """Another run has collected, or a new call was made: what the last pass knew is only a hint."""
+    tonight = night(wanted(3, status="new"))
+    first = tonight.passes(None)
+    assert night(tonight.items, run="another").told() == {"reused": 3}
+    tonight.passes(0.0, resumed=True, begun=first.begun, later=first.later)
+    assert counted(tonight.results) == {"bought": 3}
+    assert catalogue.box.bill()["picwish"] == 3
+
+
 def test_a_vendor_that_answers_at_once_needs_no_triggerer(night, wanted):
     tonight = night(wanted(10), "photoroom")
     progress = tonight.passes(None)
@@ -261,7 +313,7 @@ def test_a_source_that_one_vendor_does_not_take_is_served_by_the_next(catalogue,
 def test_an_unknown_outcome_is_held_counted_and_priced_by_the_run_that_sent_it(
     catalogue, night, wanted, connect, monkeypatch
 ):
-    monkeypatch.setattr("airflow_provider_bgai.buying.buyer.MARGIN", 1.0)
+    monkeypatch.setattr("airflow_provider_bgai.buying.payment.MARGIN", 1.0)
     connect("picwish", extra={"timeout": 4})
     items = wanted(4)
     catalogue.box.fault("picwish", "drop_after_charge", times=1, on="submit")

@@ -357,6 +357,18 @@ def test_retry_after_as_a_date_is_the_time_left_and_never_negative(seconds):
     assert read == pytest.approx(max(0, seconds), abs=30)
 
 
+@given(st.integers(-(10**6), 10**6), st.integers(0, 10**9))
+def test_a_retry_after_is_read_off_the_clock_of_its_own_answer(seconds, now):
+    assert retry_after(formatdate(now + 10**6 + seconds, usegmt=True), formatdate(now + 10**6, usegmt=True)) == max(
+        0, seconds
+    )
+
+
+@pytest.mark.parametrize("date", [None, "", "now"])
+def test_a_retry_after_without_a_date_of_its_answer_is_read_off_our_clock(date):
+    assert retry_after(formatdate(time.time() + 60, usegmt=True), date) == pytest.approx(60, abs=30)
+
+
 @pytest.mark.parametrize("value", [None, "", "soon", "-5", "1e5", "Mon, 01 Jan 0001 00:00:00 -0000", "9" * 400])
 def test_an_odd_retry_after_breaks_nothing(value):
     seconds = retry_after(value)

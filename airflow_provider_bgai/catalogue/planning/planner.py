@@ -6,6 +6,7 @@ for one by one; rows stream twice through the file; what is kept of a row is its
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
 from typing import IO, Any, Literal, TypeVar
@@ -101,6 +103,7 @@ def make_plan(
         open_manifest(manifest, storage) as rows,
         tempfile.TemporaryFile() as spool,
         ThreadPoolExecutor(THREADS, "bgai-plan") as pool,
+        _no_cycles(),
     ):
         asked = only if isinstance(only, str) else frozenset(only)
         planner = _Planner(loaded, ledger, folder, hooks, pool, spool, asked)
@@ -332,6 +335,19 @@ class _Planner:
 
 
 _canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Do not look for cycles meanwhile: none are made here, and among Airflow's objects the search takes a quarter of
+    the time that 100,000 products take."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
