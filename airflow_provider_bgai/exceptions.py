@@ -40,7 +40,7 @@ class BgaiError(Exception):
     """Base of all errors of this package.
 
     :param message: what was wrong, where, and what would be right. Never holds a key.
-    :param vendor: the vendor that answered, e.g. ``"picwish"``.
+    :param vendor: the vendor that answered: the connection type without ``bgai_``.
     :param status: HTTP status of the answer, if there was one.
     :param code: the vendor's own error code, if there was one.
     :param retry_after: seconds the vendor asked to wait, if it did.
@@ -69,7 +69,7 @@ class BgaiError(Exception):
 
 
 class RefusedError(BgaiError):
-    """The request itself is not acceptable (400, 413, PicWish states -3, -5, -7). Fix the input."""
+    """The request itself is not acceptable (400, 413, or a task that failed for it). Fix the input."""
 
     reason = "refused"
 
@@ -85,13 +85,13 @@ class SourceError(BgaiError):
 
 
 class AuthenticationError(BgaiError):
-    """Key or configuration is wrong (401, 403, Vyro 406, a redirect of the API). No retry helps."""
+    """Key or configuration is wrong (401, 403, a redirect of the API). No retry helps."""
 
     reason = "authentication"
 
 
 class QuotaError(BgaiError):
-    """The account has nothing left to spend (402, Vyro 1101, gpt.ge ``insufficient_user_quota``)."""
+    """The account has nothing left to spend (402, or what the vendor documents so)."""
 
     reason = "quota"
 

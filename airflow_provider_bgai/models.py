@@ -30,8 +30,8 @@ class BackgroundRequest:
     :param negative_prompt: what should not appear in it.
     :param seed: a positive integer for repeatable results, where the vendor has seeds.
     :param count: how many pictures to make. Each one is billed.
-    :param template: the vendor's own scene ID (PicWish ``scene_type``), instead of a prompt; ``"5"`` becomes 5.
-    :param guidance_image: a picture to take the mood from (Photoroom); forms as for ``image``.
+    :param template: the vendor's own scene ID, instead of a prompt; ``"5"`` becomes 5.
+    :param guidance_image: a picture to take the mood from; forms as for ``image``.
     :param guidance_scale: 0.0 (ignore it) to 1.0 (match it as closely as possible).
     :param options: further parameters of the vendor, by the vendor's own names: what JSON can hold.
     :raises InvalidRequestError: for a value no vendor could accept.
@@ -88,6 +88,8 @@ class BackgroundRequest:
 
 
 _FIELDS = tuple(each.name for each in fields(BackgroundRequest))
+OPTIONAL = tuple(each.name for each in fields(BackgroundRequest) if each.default is None)
+"""The fields that a request may leave out, and that not every vendor takes."""
 
 
 def _number(name: str, value: Any, kind: type) -> Any:
@@ -133,7 +135,7 @@ def _option(name: str, value: Any) -> Any:
 class Generation:
     """What a vendor made, or is making, of a request.
 
-    :param vendor: ``"picwish"``, ``"photoroom"``, …
+    :param vendor: who made it: the connection type without ``bgai_``.
     :param state: ``"pending"``, ``"succeeded"`` or ``"failed"``.
     :param task_id: the vendor's task, to be polled; None where the vendor answers at once.
     :param images: the pictures, as bytes or as the vendor's short-lived links. Links are as good as

@@ -16,7 +16,7 @@ from airflow_provider_bgai.exceptions import InvalidRequestError, SourceError
 from airflow_provider_bgai.storage import Storage, store_errors
 
 MAX_BYTES = 100 * 1024 * 1024
-"""A source is not read beyond this: the largest input a vendor documents is 30 MB (Photoroom)."""
+"""A source is not read beyond this: the largest input a vendor documents is 30 MB."""
 TIMEOUT = 120.0
 
 

@@ -29,7 +29,9 @@ import psutil
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-VENDORS = ("picwish", "photoroom", "imagine", "katalis", "gptge")
+from airflow_provider_bgai.get_provider_info import ROWS
+
+VENDORS = tuple(row.name for row in ROWS)
 SCRIPTS = Path(sys.executable).parent
 NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # everything here talks to this machine only
 

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 
 from airflow.providers.common.compat.sdk import Param, dag
 
+from airflow_provider_bgai.get_provider_info import ROWS
 from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 
-VENDORS = ["picwish", "photoroom", "imagine", "katalis", "gptge"]
+VENDORS = [row.name for row in ROWS]
 
 
 @dag(

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from airflow.providers.common.compat.sdk import Param, dag
 
+from airflow_provider_bgai.get_provider_info import ROWS
 from airflow_provider_bgai.operators.generate import GenerateBackgroundOperator
+
+VENDORS = [row.name for row in ROWS]
 
 
 @dag(
     schedule=None,
     params={
         "vendor": Param(
-            "picwish",
-            enum=["picwish", "photoroom", "imagine", "katalis", "gptge"],
+            VENDORS[0],
+            enum=VENDORS,
             description="Who paints it",
         ),
         "sku": Param("SHOE-001", type="string", pattern="^[A-Za-z0-9_-]+$", description="The product"),

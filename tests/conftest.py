@@ -7,9 +7,9 @@ fixture             scope     what it is
 ``s3``              session   SeaweedFS (`demo.services.S3Service`), and `aws_default` points to it
 ``storage``         session   our own `Storage` on that S3
 ``upload``          test      ``upload("a.png", data)`` puts an object, gives its ``s3://`` URI
-``sandbox``         session   the five vendors as one server; ask for ``box`` in a test
+``sandbox``         session   the vendors as one server; ask for ``box`` in a test
 ``box``             test      the same, with everything forgotten: charges, requests, faults
-``connections``     test      the five default connections, to the sandbox, as environment variables
+``connections``     test      the default connections of all vendors, to the sandbox, as environment variables
 ``connect``         test      ``connect("picwish", password=…, extra={…})`` sets one of them anew
 ``connections_json``  session   those connections and `aws_default` as JSON, for an Airflow of its own
 ``product``         session   a cut-out, as the bytes of a PNG
@@ -52,16 +52,18 @@ import botocore.loaders  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+from airflow_provider_bgai.get_provider_info import ROWS  # noqa: E402
 from airflow_provider_bgai.sandbox import Sandbox  # noqa: E402
 from airflow_provider_bgai.storage import Storage  # noqa: E402
 from demo.services import S3Service, seaweedfs  # noqa: E402
 
 pytest_plugins = ["tests.bad_s3"]
 
-VENDORS = ("picwish", "photoroom", "imagine", "katalis", "gptge")
+VENDORS = tuple(row.name for row in ROWS)
 SECRET = "sk-secret-7c9e6679f3b1"
 KEYS = {vendor: f"{SECRET}-{vendor}" for vendor in VENDORS}
-PRODUCT = Path(__file__).parents[1] / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
+ROOT = Path(__file__).parents[1]
+PRODUCT = ROOT / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
 
 # A client's model of S3 is 0.3 s of reading JSON; hundreds of tests make clients of their own.
 _read_model = functools.cache(botocore.loaders.JSONFileLoader().load_file)

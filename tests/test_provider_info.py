@@ -68,13 +68,21 @@ def test_every_module_of_the_package_with_hooks_operators_sensors_or_triggers_is
         assert named == there
 
 
-def test_there_are_five_connection_types():
-    assert set(TYPES) == {f"bgai_{vendor}" for vendor in VENDORS}
+def test_the_names_that_users_rely_on_stay():
+    assert {conn_type: entry["hook-class-name"] for conn_type, entry in TYPES.items()} == {
+        "bgai_picwish": "airflow_provider_bgai.hooks.picwish.PicWishHook",
+        "bgai_photoroom": "airflow_provider_bgai.hooks.photoroom.PhotoroomHook",
+        "bgai_imagine": "airflow_provider_bgai.hooks.imagine.ImagineHook",
+        "bgai_katalis": "airflow_provider_bgai.hooks.katalis.KatalisHook",
+        "bgai_gptge": "airflow_provider_bgai.hooks.gptge.GptGeHook",
+    }
+    assert INFO["description"].endswith(": PicWish, Photoroom, Imagine (Vyro), Katalis and gpt.ge.")
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_connection_type_agrees_with_its_hook(vendor):
     hook, entry = hook_of(vendor), TYPES[f"bgai_{vendor}"]
+    assert (hook.vendor, hook.default_conn_name) == (vendor, f"{vendor}_default")
     assert (hook.conn_type, hook.hook_name) == (entry["connection-type"], entry["hook-name"])
     assert hook.conn_name_attr == "conn_id"
     placeholders = entry["ui-field-behaviour"]["placeholders"]
@@ -92,7 +100,7 @@ def test_the_form_asks_for_an_api_key_and_the_vendors_own_settings(vendor):
     assert all(field["label"] and field["description"] for field in entry["conn-fields"].values())
 
 
-def test_airflow_loads_the_five_hooks_and_their_forms():
+def test_airflow_loads_the_hooks_and_their_forms():
     from airflow.providers_manager import ProvidersManager
 
     manager = ProvidersManager()

@@ -1,12 +1,15 @@
 """One hook per vendor; the only place that knows a vendor's wire format.
 
 :func:`get_hook` picks the hook from the connection's type, so nothing else names a vendor.
+Which vendors there are, those of other packages too, is said by the rows of ``get_provider_info``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from airflow_provider_bgai.get_provider_info import PREFIX, all_rows, find_row
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
@@ -40,18 +43,22 @@ def detached_hook(vendor: str, conn_id: str) -> BackgroundHook:
     """
     from airflow.providers.common.compat.sdk import Connection
 
-    conn_type = f"bgai_{vendor}"
+    conn_type = PREFIX + vendor
     return _hook_class(conn_id, conn_type)(conn_id, connection=Connection(conn_id=conn_id, conn_type=conn_type))
 
 
 def _hook_class(conn_id: str, conn_type: str | None) -> type[BackgroundHook]:
     from airflow_provider_bgai.exceptions import AuthenticationError
-    from airflow_provider_bgai.get_provider_info import get_provider_info
 
-    classes = {entry["connection-type"]: entry["hook-class-name"] for entry in get_provider_info()["connection-types"]}
-    if conn_type is None or conn_type not in classes:
+    row = find_row(conn_type)
+    if row is None:
+        known = sorted(row.conn_type for row in all_rows())
         raise AuthenticationError(
-            f"Connection {conn_id!r} has type {conn_type!r}; it must be one of {', '.join(sorted(classes))}"
+            f"Connection {conn_id!r} has type {conn_type!r}; it must be one of {', '.join(known)}"
         )
-    module, _, name = classes[conn_type].rpartition(".")
-    return getattr(import_module(module), name)
+    module, _, name = row.hook.rpartition(".")
+    found: type[BackgroundHook] = getattr(import_module(module), name)
+    # A record keeps the vendor's name, and by it the hook is found again that collects what was paid.
+    if (found.vendor, found.conn_type) != (row.name, row.conn_type):
+        raise ValueError(f"the row of {row.name} leads to {row.hook}, which is {found.vendor!r}, {found.conn_type!r}")
+    return found

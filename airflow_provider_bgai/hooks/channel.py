@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_bgai.hooks.connection import Settings
 
-# An answer larger than this is not read to its end. The largest input a vendor documents is 30 MB (Photoroom);
+# An answer larger than this is not read to its end. The largest input a vendor documents is 30 MB;
 # a 64-megapixel PNG of noise would be 256 MB and is no product picture.
 MAX_BYTES = 100 * 1024 * 1024
 # A vendor's Retry-After beyond this is not waited for inside one call; Airflow's retry is the better place.

@@ -28,7 +28,7 @@ MAX_MESSAGE = 500
 class Settings:
     """A connection, read and checked.
 
-    :param vendor: ``"picwish"``, …
+    :param vendor: the connection type without ``bgai_``.
     :param label: the vendor's name in messages.
     :param key: the API key, possibly empty.
     :param base_url: without a trailing slash.
@@ -181,17 +181,22 @@ def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]
 
 
 def connection_form(conn_type: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Field behaviour and WTForms widgets of a connection type, made from ``get_provider_info``.
+    """Field behaviour and WTForms widgets of a connection type, made from its vendor's row.
 
-    Airflow 3.2 and later read the same table without importing hooks, so the two forms cannot drift apart.
+    Airflow 3.2 and later read the same row without importing hooks, so the two forms cannot drift apart.
+
+    :raises ValueError: if the connection type has no row.
     """
     from flask_babel import lazy_gettext
     from wtforms import BooleanField, IntegerField, StringField
     from wtforms.validators import Optional
 
-    from airflow_provider_bgai.get_provider_info import get_provider_info
+    from airflow_provider_bgai.get_provider_info import connection_type, find_row
 
-    (entry,) = (item for item in get_provider_info()["connection-types"] if item["connection-type"] == conn_type)
+    row = find_row(conn_type)
+    if row is None:
+        raise ValueError(f"no row of get_provider_info and no entry point has the connection type {conn_type!r}")
+    entry = connection_type(row)
     # Airflow passes over a hook whose form has any other kind of field, so a fraction is typed as text.
     kinds = {"string": StringField, "integer": IntegerField, "number": StringField, "boolean": BooleanField}
     widgets = {

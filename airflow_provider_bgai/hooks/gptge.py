@@ -33,6 +33,8 @@ class GptGeHook(TaskHook):
     default_conn_name = "gptge_default"
     vendor = "gptge"
     base_url = "https://api.gpt.ge"
+    max_count = 4
+    count_rule = "gpt.ge makes 1 to 4 pictures a call (batch_size)"
     path = "/task/pic/background"
     task_path = "/task"
     failures_are_free = False
@@ -45,14 +47,11 @@ class GptGeHook(TaskHook):
         ),
     )
 
-    def check(self, request: BackgroundRequest) -> None:
-        self.forbid(request, "seed", "template", "negative_prompt", "guidance_image", "guidance_scale")
+    def check_own(self, request: BackgroundRequest) -> None:
         self.forbid_options(request, {"image_url", "image_file", "batch_size", "prompt"})
         if request.prompt is None:
             raise self.refuse("prompt", None, "gpt.ge needs a prompt")
         self.check_length("prompt", request.prompt)
-        if request.count > 4:
-            raise self.refuse("count", request.count, "gpt.ge makes 1 to 4 pictures a call (batch_size)")
         if str(request.options.get("sync", 0)) not in ("0", "1"):
             raise self.refuse("options['sync']", request.options["sync"], "0 (asynchronous) or 1 (synchronous)")
         callback = request.options.get("callback_url")

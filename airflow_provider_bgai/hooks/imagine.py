@@ -36,6 +36,9 @@ class ImagineHook(BackgroundHook):
     default_conn_name = "imagine_default"
     vendor = "imagine"
     base_url = "https://api.vyro.ai"
+    fields = frozenset({"prompt", "seed"})
+    max_count = 1
+    count_rule = "Imagine makes 1 picture a call; ask again with another seed"
     # The request was not let in. Code 1100 (400) goes by its status: its message may be about the prompt's content.
     documented = tuple(
         Documented(means=means, page=PAGE, envelope=_error_body, codes=codes)
@@ -49,12 +52,9 @@ class ImagineHook(BackgroundHook):
         Documented(means=AuthenticationError, page=PAGE, envelope=_error_body, statuses={406}),  # bearer expired
     )
 
-    def check(self, request: BackgroundRequest) -> None:
-        self.forbid(request, "negative_prompt", "template", "guidance_image", "guidance_scale")
+    def check_own(self, request: BackgroundRequest) -> None:
         if request.prompt is None:
             raise self.refuse("prompt", None, "Imagine needs a prompt")
-        if request.count != 1:
-            raise self.refuse("count", request.count, "Imagine makes 1 picture a call; ask again with another seed")
         # An undocumented field is answered with an error by sibling endpoints, so none is sent.
         for name in request.options:
             if name != "style":

@@ -32,11 +32,11 @@ class KatalisHook(BackgroundHook):
     default_conn_name = "katalis_default"
     vendor = "katalis"
     base_url = "https://dev-api.katalis.ai"
+    fields = frozenset({"prompt", "negative_prompt"})
     needs_key = False
     takes_links_only = True
 
-    def check(self, request: BackgroundRequest) -> None:
-        self.forbid(request, "seed", "template", "guidance_image", "guidance_scale")
+    def check_own(self, request: BackgroundRequest) -> None:
         self.forbid_options(request, {"image_urls", "background", "result_number"})
         if request.prompt is None:
             raise self.refuse("prompt", None, "Katalis needs a prompt")

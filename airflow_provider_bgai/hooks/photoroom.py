@@ -53,6 +53,9 @@ class PhotoroomHook(BackgroundHook):
     default_conn_name = "photoroom_default"
     vendor = "photoroom"
     base_url = "https://image-api.photoroom.com"
+    fields = frozenset({"prompt", "negative_prompt", "seed", "guidance_image", "guidance_scale"})
+    max_count = 1
+    count_rule = "Photoroom makes 1 picture a call; ask again with another seed"
     source = SOURCE
     default_requests_per_minute = 60
     documented = (
@@ -64,16 +67,13 @@ class PhotoroomHook(BackgroundHook):
         ),
     )
 
-    def check(self, request: BackgroundRequest) -> None:
-        self.forbid(request, "template")
+    def check_own(self, request: BackgroundRequest) -> None:
         own = {"imageFile", "imageUrl", "background.prompt", "background.negativePrompt", "background.seed"}
         own |= {"background.guidance.imageFile", "background.guidance.imageUrl", "background.guidance.scale"}
         self.forbid_options(request, own)
         for name, value in request.options.items():
             if name.startswith("pr-") and value and not sendable_header(name, str(value)):
                 raise self.refuse(f"options[{name!r}]", value, "holds characters that no header takes")
-        if request.count != 1:
-            raise self.refuse("count", request.count, "Photoroom makes 1 picture a call; ask again with another seed")
         options = request.options
         static = [
             name for name in ("background.imageUrl", "background.imageFile", "background.color") if options.get(name)

@@ -184,17 +184,17 @@ class PicWishHook(TaskHook):
     default_conn_name = "picwish_default"
     vendor = "picwish"
     base_url = "https://techsz.aoscdn.com"
+    fields = frozenset({"prompt", "negative_prompt", "template"})
+    max_count = 2
+    count_rule = "PicWish makes 1 or 2 pictures a call (batch_size)"
     result_life = 3600.0
     path = "/api/tasks/visual/background"
     task_path = path
 
-    def check(self, request: BackgroundRequest) -> None:
-        self.forbid(request, "seed", "guidance_image", "guidance_scale")
+    def check_own(self, request: BackgroundRequest) -> None:
         self.forbid_options(
             request, {"image_url", "image_file", "batch_size", "prompt", "negative_prompt", "scene_type"}
         )
-        if request.count > 2:
-            raise self.refuse("count", request.count, "PicWish makes 1 or 2 pictures a call (batch_size)")
         if (request.prompt is None) == (request.template is None):
             both = {"prompt": request.prompt, "template": request.template}
             raise self.refuse("prompt, template", both, "give exactly one of the two")

@@ -15,17 +15,23 @@ from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, Inv
 from airflow_provider_bgai.hooks.channel import Outgoing, sendable_header
 from airflow_provider_bgai.hooks.connection import ConnectedHook
 from airflow_provider_bgai.hooks.meaning import Answer, Documented, meaning, read_error, retry_after
-from airflow_provider_bgai.models import BackgroundRequest, Generation, SourceLimits
+from airflow_provider_bgai.models import OPTIONAL, BackgroundRequest, Generation, SourceLimits
 
 
 class Vendor(ConnectedHook):
     """What a vendor states of itself, and what it needs to say so.
 
     A vendor's hook derives from :class:`~airflow_provider_bgai.hooks.base.BackgroundHook`, sets the attributes and
-    implements :meth:`check`, :meth:`wire_fields`, :meth:`compose`,
-    :meth:`read`, :meth:`pictures` and, where the vendor has tasks, :meth:`ask`.
+    implements :meth:`wire_fields`, :meth:`compose`, :meth:`read`, :meth:`pictures`, where the vendor has more rules
+    :meth:`check_own`, and where it has tasks :meth:`ask`.
     """
 
+    fields: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    """Which of the request's optional fields it takes. Any other that is set is refused."""
+    max_count: ClassVar[int | None] = None
+    """The most pictures of one call; None where the vendor names no number."""
+    count_rule: ClassVar[str | None] = None
+    """What is said of a greater count, where there is more to say than the number."""
     has_tasks: ClassVar[bool] = False
     """Whether the vendor answers a submission with a task ID to be polled."""
     source: ClassVar[SourceLimits] = SourceLimits(formats=("png", "jpg", "webp"), needs_alpha=False)
@@ -37,11 +43,24 @@ class Vendor(ConnectedHook):
     documented: ClassVar[tuple[Documented, ...]] = ()
     """Answers without pictures whose meaning the vendor's pages document."""
 
-    @abstractmethod
     def check(self, request: BackgroundRequest) -> None:
-        """Refuse what the vendor's documentation forbids, as far as it shows without I/O.
+        """Refuse what the vendor does not take, as far as it shows without I/O.
 
         :raises InvalidRequestError: naming field, value and rule.
+        """
+        for name in OPTIONAL:
+            value = getattr(request, name)
+            if value is not None and name not in self.fields:
+                # Silently dropping it would buy another picture.
+                raise self.refuse(name, value, "the vendor has no such parameter; leave it out")
+        if self.max_count is not None and request.count > self.max_count:
+            raise self.refuse("count", request.count, self.count_rule or f"at most {self.max_count} a call")
+        self.check_own(request)
+
+    def check_own(self, request: BackgroundRequest) -> None:
+        """Refuse what else the vendor's documentation forbids; part of :meth:`check`.
+
+        :raises InvalidRequestError: naming field, value and rule; :meth:`refuse` makes it.
         """
 
     def model(self, request: BackgroundRequest) -> str | None:
@@ -113,12 +132,6 @@ class Vendor(ConnectedHook):
         shown = web.without_queries(repr(value))
         shown = shown if len(shown) <= 80 else shown[:60] + f"… ({len(str(value)):,} characters)"
         return InvalidRequestError(f"{self.hook_name}: {field}={shown}: {rule}", vendor=self.vendor)
-
-    def forbid(self, request: BackgroundRequest, *fields: str) -> None:
-        """Refuse fields that the vendor does not have: silently dropping them would buy another picture."""
-        for name in fields:
-            if getattr(request, name) is not None:
-                raise self.refuse(name, getattr(request, name), "the vendor has no such parameter; leave it out")
 
     def forbid_options(self, request: BackgroundRequest, own: Collection[str]) -> None:
         """Refuse options that are the request's own fields, by the vendor's names."""

@@ -65,7 +65,7 @@ class Label:
     """What a published picture says of itself.
 
     :param source_type: one of :data:`SOURCE_TYPES`.
-    :param vendor: the AI system, e.g. ``"picwish"``; None if none had a part in it.
+    :param vendor: the AI system: the connection type without ``bgai_``; None if none had a part in it.
     :param model: its model or version, where it is known.
     :param created: when the picture was made, seconds since 1970; kept to the second.
     :param id: names this picture, e.g. ``"<fingerprint>-1"``.

@@ -1,16 +1,16 @@
-"""The five vendors as one local server: strict, free of charge, and able to fail in every way a vendor can.
+"""The vendors as one local server: strict, free of charge, and able to fail in every way a vendor can.
 
 Run a DAG against it without paying, and count afterwards what it *would* have cost::
 
     with Sandbox(latency=0.2, faults={"rate_limited": 0.05}) as box:
-        connection = box.connection("picwish")  # host, password and extra for Airflow
+        connection = box.connection(vendor)  # host, password and extra for Airflow
         ...
-        assert box.images_charged("picwish") == 2
+        assert box.images_charged(vendor) == 2
 
 or from a terminal: ``bgai-sandbox --port 8780``.
 
-Any key is right, except one that begins with ``bad`` (and, at Imagine, ``expired``); a Photoroom key that
-begins with ``sandbox_`` costs nothing, as at Photoroom.
+A vendor is named as its connection type without ``bgai_``. Any key is right, except one that begins with ``bad``; what
+else a vendor makes of a key is in its file.
 
 What must stay true here:
 
@@ -26,15 +26,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_bgai.sandbox.faults import CHARGED, FAULTS, Fault
+    from airflow_provider_bgai.sandbox.faults import Fault
+    from airflow_provider_bgai.sandbox.registry import CHARGED, FAULTS
     from airflow_provider_bgai.sandbox.server import Sandbox, create_app
     from airflow_provider_bgai.sandbox.state import Charge, RecordedRequest
 
 __all__ = ["CHARGED", "FAULTS", "Charge", "Fault", "RecordedRequest", "Sandbox", "create_app"]
 
 _HOMES = {
-    "CHARGED": "faults",
-    "FAULTS": "faults",
+    "CHARGED": "registry",
+    "FAULTS": "registry",
     "Fault": "faults",
     "Charge": "state",
     "RecordedRequest": "state",

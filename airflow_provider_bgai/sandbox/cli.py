@@ -1,4 +1,4 @@
-"""``bgai-sandbox``: the five vendors on a port, until Ctrl-C."""
+"""``bgai-sandbox``: the vendors on a port, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import signal
 import threading
 from collections.abc import Sequence
 
-from airflow_provider_bgai.sandbox.faults import FAULTS
+from airflow_provider_bgai.sandbox.registry import FAULTS
+from airflow_provider_bgai.sandbox.server import Sandbox
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; exit code 0."""
     args = _parser().parse_args(argv)
-    # Loaded here, so that --help answers without the server.
-    from airflow_provider_bgai.sandbox.server import VENDORS, Sandbox
-
     done = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: done.set())
@@ -35,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _parser().error(str(error))
     with box:
-        print(f"The sandbox answers at {box.url} for all five vendors. Connections for Airflow:\n")
-        for vendor in VENDORS:
+        print(f"The sandbox answers at {box.url} for all {len(box.vendors)} vendors. Connections for Airflow:\n")
+        for vendor in box.vendors:
             connection = json.dumps(box.connection(vendor))
             print(f"export AIRFLOW_CONN_{vendor.upper()}_DEFAULT='{connection}'")
         print(f"\nBill: {box.url}/_sandbox/bill   Stop: Ctrl-C", flush=True)
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bgai-sandbox",
-        description="Run the five AI-background vendors locally: strict, free, with a charge counter.",
+        description="Run the AI-background vendors locally: strict, free, with a charge counter.",
     )
     parser.epilog = f"Faults: {', '.join(FAULTS)}."
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -71,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_rate,
         metavar="[VENDOR.]NAME[@KIND]=RATE",
-        help="let a share of requests fail, e.g. rate_limited=0.05 or picwish.drop_after_charge@submit=0.01",
+        help="let a share of requests fail, e.g. rate_limited=0.05 or drop_after_charge@submit=0.01",
     )
     parser.add_argument(
         "--limit",
@@ -79,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_limit,
         metavar="VENDOR=N/s|N/min",
-        help="answer 429 above this many requests, e.g. picwish=2/s or photoroom=60/min",
+        help="answer 429 above this many requests a second or minute",
     )
     return parser
 

@@ -10,130 +10,104 @@ from __future__ import annotations
 import math
 import random
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.sandbox.vendor import Vendor
 
 Kind = Literal["submit", "poll", "download", "account"]
 KINDS: tuple[Kind, ...] = ("submit", "poll", "download", "account")
 
-ASYNC_VENDORS = frozenset({"picwish", "gptge"})
-LINK_VENDORS = ASYNC_VENDORS | {"katalis"}
-BYTES_VENDORS = frozenset({"imagine", "photoroom"})
-
-# Which requests each vendor knows at all.
-VENDOR_KINDS: dict[str, tuple[Kind, ...]] = {
-    "imagine": ("submit",),
-    "katalis": ("submit", "download"),
-    "picwish": ("submit", "poll", "download", "account"),
-    "photoroom": ("submit", "account"),
-    "gptge": ("submit", "poll", "download"),
-}
-
-_ANY = frozenset(KINDS)
-_API = frozenset({"submit", "poll", "account"})
-_SUBMIT = frozenset({"submit"})
-_POLL = frozenset({"poll"})
-_DOWNLOAD = frozenset({"download"})
-_KATALIS = frozenset({"katalis"})
-_PICTURES = dict.fromkeys(LINK_VENDORS, _DOWNLOAD) | dict.fromkeys(BYTES_VENDORS, _SUBMIT)
+ANY = frozenset(KINDS)
+SUBMIT: frozenset[Kind] = frozenset({"submit"})
+POLL: frozenset[Kind] = frozenset({"poll"})
+DOWNLOAD: frozenset[Kind] = frozenset({"download"})
+_API: frozenset[Kind] = frozenset({"submit", "poll", "account"})
 
 
-def _everywhere(kinds: frozenset[str]) -> dict[str, frozenset[str]]:
-    return dict.fromkeys(VENDOR_KINDS, kinds)
+class Hit(NamedTuple):
+    """What a fault can hit.
+
+    :param kinds: the kinds of request, of those that a vendor has; None: the one that brings the picture.
+    :param charged: whether a submission that it hits is on the bill. Other requests never cost anything.
+    """
+
+    kinds: frozenset[Kind] | None
+    charged: bool = False
 
 
-def _only(vendors: frozenset[str], kinds: frozenset[str]) -> dict[str, frozenset[str]]:
-    return dict.fromkeys(vendors, kinds)
-
-
-# name -> vendor -> the kinds of request it can hit. Which of them cost money is in CHARGED below.
-FAULTS: dict[str, dict[str, frozenset[str]]] = {
+# These every vendor can suffer, for `accidents` makes them; a vendor's own are in its class (`Vendor.own_faults`).
+COMMON: dict[str, Hit] = {
     # Answered before any work; nothing charged.
-    "rate_limited": _everywhere(_ANY),  # 429 without Retry-After, as all five vendors leave it undocumented
-    "rate_limited_retry_after": _everywhere(_ANY),  # 429, Retry-After in seconds
-    "rate_limited_retry_after_date": _everywhere(_ANY),  # 429, Retry-After as an HTTP date
-    "server_error": _everywhere(_ANY),  # 500
-    "bad_gateway": _everywhere(_ANY),  # 502 with a proxy's HTML page
-    "unavailable": _everywhere(_ANY),  # 503
-    "quota_spent": _everywhere(_SUBMIT),
-    "bad_key": _everywhere(_API),
-    "moderation": _everywhere(_SUBMIT),
-    "html_200": _everywhere(_ANY),  # an HTML page with status 200
-    "drop_before_charge": _everywhere(_ANY),  # the line is cut, no byte answered
-    "hang": _everywhere(_ANY),  # never answers, until the client leaves
+    "rate_limited": Hit(ANY),  # 429 without Retry-After, as vendors leave it undocumented
+    "rate_limited_retry_after": Hit(ANY),  # 429, Retry-After in seconds
+    "rate_limited_retry_after_date": Hit(ANY),  # 429, Retry-After as an HTTP date
+    "server_error": Hit(ANY),  # 500
+    "bad_gateway": Hit(ANY),  # 502 with a proxy's HTML page
+    "unavailable": Hit(ANY),  # 503
+    "quota_spent": Hit(SUBMIT),
+    "bad_key": Hit(_API),
+    "moderation": Hit(SUBMIT),
+    "html_200": Hit(ANY),  # an HTML page with status 200
+    "drop_before_charge": Hit(ANY),  # the line is cut, no byte answered
+    "hang": Hit(ANY),  # never answers, until the client leaves
     # The work is done (and charged, when it is a submit), then the answer is spoiled. A refusal is left as it is.
-    "slow": _everywhere(_ANY),  # a right answer, ``delay`` seconds late
-    "drop_after_charge": _everywhere(_ANY),
-    "hang_after_charge": _everywhere(_SUBMIT),
-    "drop_mid_body": _everywhere(_ANY),  # headers and half of the body, then the line is cut
-    "html_200_after_charge": _everywhere(_SUBMIT),
-    "server_error_after_charge": _everywhere(_SUBMIT),  # 500 in the vendor's own envelope
-    "server_error_after_charge_html": _everywhere(_SUBMIT),  # 500 with a gateway's HTML page
-    "unavailable_after_charge": _everywhere(_SUBMIT),  # 503 in the vendor's own envelope
-    "unavailable_after_charge_html": _everywhere(_SUBMIT),  # 503 with a gateway's HTML page
-    "truncated_image": _PICTURES,  # a whole HTTP message with half a picture in it
-    "huge_image": _PICTURES,  # an endless-looking stream, ``size`` bytes long
-    "bomb_image": _PICTURES,  # a small PNG file of 10,000 x 16,000 px
-    "wrong_content_type": _PICTURES,  # a good picture labelled text/plain
-    "redrawn_product": _PICTURES,  # a whole picture whose product is not the shop's any more
-    "blank_image": _PICTURES,  # a whole picture with nothing in it
-    # The vendor's own answers, gone wrong.
-    "state_-1": _only(ASYNC_VENDORS, _SUBMIT),  # a task born to fail: accepted, never charged
-    "state_-2": _only(ASYNC_VENDORS, _SUBMIT),
-    "state_-3": _only(ASYNC_VENDORS, _SUBMIT),
-    "state_-5": _only(ASYNC_VENDORS, _SUBMIT),
-    "state_-7": _only(ASYNC_VENDORS, _SUBMIT),
-    "state_-8": _only(ASYNC_VENDORS, _SUBMIT),
-    "pending_forever": _only(ASYNC_VENDORS, _SUBMIT),  # accepted, never finishes, never charged
-    "not_found_first": _only(ASYNC_VENDORS, _POLL),  # 404 until the task was seen once
-    "no_state": _only(ASYNC_VENDORS, _POLL),  # a poll answer without data.state
-    "expired_url": _only(ASYNC_VENDORS, _DOWNLOAD),
-    "unsupported_attributes": _only(frozenset({"photoroom"}), _SUBMIT),  # charged, and the option ignored
-    "more_pictures": _only(LINK_VENDORS, _SUBMIT),  # one more than asked for each source, where there is a slot
-    "fewer_pictures": _only(LINK_VENDORS, _SUBMIT),  # one fewer than asked for each source, but never none
-    "odd_success_word": _only(_KATALIS, _SUBMIT),  # HTTP 200 with pictures and ``word`` for "Success"
-    "words_without_pictures": _only(_KATALIS, _SUBMIT),  # HTTP 200 with ``word`` and no pictures, charged
-    "not_success_200": _only(_KATALIS, _SUBMIT),  # HTTP 200 with a word of failure and no pictures, not charged
+    "slow": Hit(ANY, charged=True),  # a right answer, ``delay`` seconds late
+    "drop_after_charge": Hit(ANY, charged=True),
+    "hang_after_charge": Hit(SUBMIT, charged=True),
+    "drop_mid_body": Hit(ANY, charged=True),  # headers and half of the body, then the line is cut
+    "html_200_after_charge": Hit(SUBMIT, charged=True),
+    "server_error_after_charge": Hit(SUBMIT, charged=True),  # 500 in the vendor's own envelope
+    "server_error_after_charge_html": Hit(SUBMIT, charged=True),  # 500 with a gateway's HTML page
+    "unavailable_after_charge": Hit(SUBMIT, charged=True),  # 503 in the vendor's own envelope
+    "unavailable_after_charge_html": Hit(SUBMIT, charged=True),  # 503 with a gateway's HTML page
+    "truncated_image": Hit(None, charged=True),  # a whole HTTP message with half a picture in it
+    "huge_image": Hit(None, charged=True),  # an endless-looking stream, ``size`` bytes long
+    "bomb_image": Hit(None, charged=True),  # a small PNG file of 10,000 x 16,000 px
+    "wrong_content_type": Hit(None, charged=True),  # a good picture labelled text/plain
+    "redrawn_product": Hit(None, charged=True),  # a whole picture whose product is not the shop's any more
+    "blank_image": Hit(None, charged=True),  # a whole picture with nothing in it
 }
 
-# Submissions these hit are on the bill; those the others hit are not. Other kinds of request never cost anything.
-# More or fewer pictures: the vendor bills what it makes.
-CHARGED = frozenset(
-    {
-        "slow",
-        "drop_after_charge",
-        "hang_after_charge",
-        "drop_mid_body",
-        "html_200_after_charge",
-        "server_error_after_charge",
-        "server_error_after_charge_html",
-        "unavailable_after_charge",
-        "unavailable_after_charge_html",
-        "truncated_image",
-        "huge_image",
-        "bomb_image",
-        "wrong_content_type",
-        "redrawn_product",
-        "blank_image",
-        "unsupported_attributes",
-        "more_pictures",
-        "fewer_pictures",
-        "odd_success_word",
-        "words_without_pictures",
-    }
-)
+# For the vendors that make as many pictures as ``Call.made`` says: they bill what they make.
+OTHER_COUNTS: dict[str, Hit] = {
+    "more_pictures": Hit(SUBMIT, charged=True),  # one more than asked for each source, where there is a slot
+    "fewer_pictures": Hit(SUBMIT, charged=True),  # one fewer than asked for each source, but never none
+}
+
+Table = Mapping[str, Mapping[str, tuple[Kind, ...]]]
+"""Fault -> vendor -> the kinds of request it can hit there."""
+
+
+def fault_table(vendors: Iterable[Vendor]) -> Table:
+    """What each fault can hit; only vendors that it can hit are in it."""
+    table: dict[str, dict[str, tuple[Kind, ...]]] = {}
+    for vendor in vendors:
+        brings_picture = SUBMIT if vendor.answers == "bytes" else DOWNLOAD
+        for name, hit in {**COMMON, **vendor.own_faults}.items():
+            kinds = brings_picture if hit.kinds is None else hit.kinds
+            if struck := tuple(kind for kind in vendor.kinds if kind in kinds):
+                table.setdefault(name, {})[vendor.name] = struck
+    return table
+
+
+def charged_faults(vendors: Iterable[Vendor]) -> frozenset[str]:
+    """The faults whose submissions are on the bill; those that others hit are not."""
+    hits = [*COMMON.items(), *(item for vendor in vendors for item in vendor.own_faults.items())]
+    return frozenset(name for name, hit in hits if hit.charged)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One accident.
 
-    :param name: one of ``FAULTS``.
+    :param name: one of ``COMMON``, or of a vendor's own.
     :param retry_after: seconds, for the ``rate_limited_retry_after*`` faults.
     :param delay: seconds, for ``slow``.
     :param size: bytes, for ``huge_image``.
-    :param word: what Katalis says in ``message``; by default ``odd_success_word`` and ``words_without_pictures``
-        take "Completed", "success!" and "Partial success" in turn.
+    :param word: what the vendor says, for its own faults that are about words; by default the vendor's file has some.
 
     A value that is no number from 0 up, or no text, is a ValueError.
     """
@@ -153,30 +127,34 @@ class Fault:
             raise ValueError(f"word of fault {self.name!r} must be text, not {self.word!r}")
 
 
-def kinds_hit(vendor: str, name: str) -> tuple[Kind, ...]:
-    """The kinds of request of ``vendor`` that fault ``name`` can hit; ValueError where it makes no sense."""
-    if name not in FAULTS:
-        raise ValueError(f"unknown fault {name!r}; there are: {', '.join(sorted(FAULTS))}")
-    if vendor not in VENDOR_KINDS:
-        raise ValueError(f"unknown vendor {vendor!r}; there are: {', '.join(VENDOR_KINDS)}")
-    kinds = tuple(kind for kind in VENDOR_KINDS[vendor] if kind in FAULTS[name].get(vendor, ()))
-    if not kinds:
-        raise ValueError(f"fault {name!r} makes no sense for {vendor}")
-    return kinds
-
-
 class Faults:
-    """The queued faults and the rates, for all vendors. Thread-safe."""
+    """The queued faults and the rates, for all vendors. Thread-safe.
 
-    def __init__(self, seed: int = 0) -> None:
+    :param table: see :func:`fault_table`.
+    :param seed: feeds the dice.
+    """
+
+    def __init__(self, table: Table, seed: int = 0) -> None:
+        self._table = table
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._queues: dict[tuple[str, str], list[Fault]] = {}
         self._rates: dict[tuple[str, str], dict[str, tuple[float, Fault]]] = {}
 
+    def kinds_hit(self, vendor: str, name: str) -> tuple[Kind, ...]:
+        """The kinds of request of ``vendor`` that fault ``name`` can hit; ValueError where it makes no sense."""
+        if name not in self._table:
+            raise ValueError(f"unknown fault {name!r}; there are: {', '.join(sorted(self._table))}")
+        vendors = list(dict.fromkeys(each for hit in self._table.values() for each in hit))
+        if vendor not in vendors:
+            raise ValueError(f"unknown vendor {vendor!r}; there are: {', '.join(vendors)}")
+        if vendor not in self._table[name]:
+            raise ValueError(f"fault {name!r} makes no sense for {vendor}")
+        return self._table[name][vendor]
+
     def queue(self, vendor: str, fault: Fault, *, times: int = 1, on: str | None = None) -> None:
         """Let ``fault`` hit the next ``times`` requests of kind ``on`` (by default its first kind)."""
-        kinds = kinds_hit(vendor, fault.name)
+        kinds = self.kinds_hit(vendor, fault.name)
         if on is not None and on not in kinds:
             raise ValueError(f"fault {fault.name!r} of {vendor} can hit {', '.join(kinds)}, not {on!r}")
         if times < 1:
@@ -185,7 +163,7 @@ class Faults:
             self._queues.setdefault((vendor, on or kinds[0]), []).extend([fault] * times)
 
     def set_rate(self, spec: str, rate: float, **details: Any) -> None:
-        """Let a fault hit a share of requests: ``[vendor.]name[@kind]``, e.g. ``picwish.rate_limited@poll``.
+        """Let a fault hit a share of requests: ``[vendor.]name[@kind]``.
 
         Without a vendor it is every vendor, and without a kind every kind, where the fault makes sense.
         ``details`` are those of ``Fault``.
@@ -196,12 +174,12 @@ class Faults:
         vendor, _, name = path.rpartition(".")
         targets = [
             (each, kind)
-            for each in ([vendor] if vendor else [v for v in VENDOR_KINDS if v in FAULTS.get(name, {})])
-            for kind in kinds_hit(each, name)
+            for each in ([vendor] if vendor else self._table.get(name, {}))
+            for kind in self.kinds_hit(each, name)
             if on in ("", kind)
         ]
         if not targets:
-            raise ValueError(f"fault rate {spec!r} matches no request; faults: {', '.join(sorted(FAULTS))}")
+            raise ValueError(f"fault rate {spec!r} matches no request; faults: {', '.join(sorted(self._table))}")
         fault = Fault(name, **details)
         with self._lock:
             for target in targets:

@@ -6,6 +6,7 @@ Source: gpt.ge "Task: Add Background to Image" page and its page on task results
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 from starlette.background import BackgroundTask
@@ -29,6 +30,15 @@ class GptGe(Engine):
             Endpoint("GET", "/task/{task_id}", "poll", self.poll),
             Endpoint("GET", "/results/gptge/{path:path}", "download", self.download),
         ]
+
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        return {
+            "method": "POST",
+            "url": "/task/pic/background",
+            "headers": {"Authorization": f"Bearer {self.key}"},
+            "data": {"prompt": "a beach", "batch_size": "1"},
+            "files": {"image_file": ("product.png", picture)},
+        }
 
     def read_key(self, request: Request) -> str:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -6,6 +6,7 @@ Source: Vyro "AI Backgrounds API" page; error codes from Vyro's "Error Documenta
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,9 +19,19 @@ class Imagine(Vendor):
     name = "imagine"
     key = "vk-imagine-test-key"
     price_per_image = 0.05
+    answers = "bytes"
 
     def endpoints(self) -> list[Endpoint]:
         return [Endpoint("POST", "/v2/image/generations/ai-background", "submit", self.submit)]
+
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        return {
+            "method": "POST",
+            "url": "/v2/image/generations/ai-background",
+            "headers": {"Authorization": f"Bearer {self.key}"},
+            "data": {"prompt": "a beach"},
+            "files": {"image": ("product.png", picture)},
+        }
 
     def read_key(self, request: Request) -> str:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from airflow_provider_bgai.sandbox.faults import OTHER_COUNTS, SUBMIT, Hit
 from airflow_provider_bgai.sandbox.state import Recipe, Task
 from airflow_provider_bgai.sandbox.vendor import (
     Call,
@@ -36,12 +37,27 @@ class Katalis(Vendor):
     name = "katalis"
     key = "katalis-test-key"
     price_per_image = 0.04
+    answers = "links"
+    # `Fault.word` is the answer's message; by default ODD_WORDS in turn.
+    own_faults = {
+        "odd_success_word": Hit(SUBMIT, charged=True),  # HTTP 200 with pictures and another word than "Success"
+        "words_without_pictures": Hit(SUBMIT, charged=True),  # HTTP 200 with such a word and no pictures
+        "not_success_200": Hit(SUBMIT),  # HTTP 200 with a word of failure and no pictures
+        **OTHER_COUNTS,
+    }
 
     def endpoints(self) -> list[Endpoint]:
         return [
             Endpoint("POST", "/service/v1/generate-image", "submit", self.submit),
             Endpoint("GET", "/results/katalis-ai/{path:path}", "download", self.download),
         ]
+
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        return {
+            "method": "POST",
+            "url": "/service/v1/generate-image",
+            "json": {"image_urls": [link], "background": {"prompt": "a beach"}, "result_number": 1},
+        }
 
     def read_key(self, request: Request) -> str:
         """The header is undocumented: take the two usual ones."""

@@ -119,7 +119,7 @@ def compose(product: Image.Image, prompt: str, seed: int, index: int) -> Image.I
 
 
 def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file. ``kind``: png, jpeg, webp or avif, at Photoroom's documented qualities."""
+    """A picture as a file. ``kind``: png, jpeg, webp or avif, at documented qualities."""
     settings: dict[str, dict[str, Any]] = {
         "png": {"compress_level": 1},
         "jpeg": {"quality": 80},
@@ -198,7 +198,7 @@ def blank(content: bytes) -> bytes:
 
 
 def watermark(picture: Image.Image, text: str = "SANDBOX") -> Image.Image:
-    """The picture with ``text`` across it, as Photoroom marks what a sandbox key buys."""
+    """The picture with ``text`` across it, as a vendor marks what a key for trials buys."""
     layer = Image.new("RGBA", picture.size)
     font = ImageFont.load_default(size=max(12, picture.width // 8))
     centre = (picture.width / 2, picture.height / 2)

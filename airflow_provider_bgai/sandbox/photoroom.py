@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from airflow_provider_bgai.sandbox import paint
+from airflow_provider_bgai.sandbox.faults import SUBMIT, Hit
 from airflow_provider_bgai.sandbox.vendor import (
     Call,
     Endpoint,
@@ -158,6 +159,8 @@ class Photoroom(Vendor):
     name = "photoroom"
     key = "photoroom-test-key"
     price_per_image = 0.10
+    answers = "bytes"
+    own_faults = {"unsupported_attributes": Hit(SUBMIT, charged=True)}  # and the option ignored
 
     def endpoints(self) -> list[Endpoint]:
         return [
@@ -166,6 +169,15 @@ class Photoroom(Vendor):
             Endpoint("GET", "/v2/account", "account", self.account),
             Endpoint("GET", "/v1/account", "account", self.old_account),
         ]
+
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        return {
+            "method": "POST",
+            "url": "/v2/edit",
+            "headers": {"X-API-KEY": self.key},
+            "data": {"background.prompt": "a beach"},
+            "files": {"imageFile": ("product.png", picture)},
+        }
 
     def read_key(self, request: Request) -> str:
         return request.headers.get("x-api-key", "")

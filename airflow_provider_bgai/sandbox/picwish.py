@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from airflow_provider_bgai.sandbox import paint
+from airflow_provider_bgai.sandbox.faults import DOWNLOAD, OTHER_COUNTS, POLL, SUBMIT, Hit
 from airflow_provider_bgai.sandbox.state import Recipe, Task
 from airflow_provider_bgai.sandbox.vendor import (
     MULTIPART,
@@ -60,6 +61,16 @@ PENDING = (0, 2, 3, 4)  # what a task goes through before it ends
 class Engine(Vendor):
     """Tasks, states and links, the same for PicWish and its reseller gpt.ge."""
 
+    answers = "task"
+    signs_links = True
+    own_faults = {
+        **{f"state_{state}": Hit(SUBMIT) for state in (-1, -2, -3, -5, -7, -8)},  # a task born to fail: never charged
+        "pending_forever": Hit(SUBMIT),  # accepted, never finishes, never charged
+        "not_found_first": Hit(POLL),  # 404 until the task was seen once
+        "no_state": Hit(POLL),  # a poll answer without data.state
+        "expired_url": Hit(DOWNLOAD),
+        **OTHER_COUNTS,
+    }
     single_image_slot = False
 
     @abstractmethod
@@ -178,6 +189,15 @@ class PicWish(Engine):
             Endpoint("GET", "/api/customers/package-credits", "account", self.account),
             Endpoint("GET", "/results/picwish/{path:path}", "download", self.download),
         ]
+
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        return {
+            "method": "POST",
+            "url": "/api/tasks/visual/background",
+            "headers": {"X-API-KEY": self.key},
+            "data": {"prompt": "a beach", "batch_size": "1"},
+            "files": {"image_file": ("product.png", picture)},
+        }
 
     def read_key(self, request: Request) -> str:
         return request.headers.get("x-api-key", "")

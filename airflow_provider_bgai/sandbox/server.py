@@ -1,4 +1,4 @@
-"""The server: five vendors behind one base URL, faults around them, and a small API to look and steer.
+"""The server: all vendors behind one base URL, faults around them, and a small API to look and steer.
 
 ``Sandbox`` runs it in a thread of this process. In another process (``bgai-sandbox``) the same is reached
 over HTTP under ``/_sandbox/``.
@@ -24,11 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_bgai.sandbox.accidents import CutLine, Line, instead, spoiled
 from airflow_provider_bgai.sandbox.faults import Fault
-from airflow_provider_bgai.sandbox.gptge import GptGe
-from airflow_provider_bgai.sandbox.imagine import Imagine
-from airflow_provider_bgai.sandbox.katalis import Katalis
-from airflow_provider_bgai.sandbox.photoroom import Photoroom
-from airflow_provider_bgai.sandbox.picwish import PicWish
+from airflow_provider_bgai.sandbox.registry import load_vendors
 from airflow_provider_bgai.sandbox.state import Charge, RecordedRequest, State, as_dict
 from airflow_provider_bgai.sandbox.vendor import (
     FETCH_TIMEOUT,
@@ -39,8 +35,6 @@ from airflow_provider_bgai.sandbox.vendor import (
     read_form,
     read_json,
 )
-
-VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (PicWish(), Photoroom(), Imagine(), Katalis(), GptGe())}
 
 
 class _Protocol(H11Protocol):
@@ -68,7 +62,7 @@ def create_app(state: State) -> Starlette:
 
     routes = [
         Route(endpoint.path, _route(vendor, endpoint), methods=[endpoint.method])
-        for vendor in VENDORS.values()
+        for vendor in state.vendors.values()
         for endpoint in vendor.endpoints()
     ]
     app = Starlette(routes=routes + _steering(state), lifespan=lifespan)
@@ -189,15 +183,15 @@ def queue_fault(state: State, vendor: str, name: str, *, times: int = 1, on: str
 
 
 class Sandbox:
-    """The five vendors on a port of this machine, for as long as the context lasts.
+    """All vendors that have a row, on a port of this machine, for as long as the context lasts.
 
     :param latency: seconds a vendor works on a picture.
     :param url_ttl: seconds a signed result link lives (documented: 3600).
     :param seed: feeds the fault dice and the pictures.
-    :param faults: rates by fault, ``{"rate_limited": 0.05, "picwish.drop_after_charge@submit": 0.01}``.
+    :param faults: rates by fault, ``{"rate_limited": 0.05, "<vendor>.drop_after_charge@submit": 0.01}``.
     :param resign: whether polling a finished task again gives a fresh link; no vendor documents that it does.
-    :param limits: requests an account may send before it gets 429, downloads aside; the documented values are
-        ``{"picwish": "2/s", "photoroom": "60/min"}``, the default is no limit.
+    :param limits: requests an account may send before it gets 429, downloads aside: ``{"<vendor>": "2/s"}`` or
+        ``"60/min"``; the default is no limit.
     :param idle_close: a request on a connection that has been idle for this many seconds since its last answer
         finds the line closed: no answer, no work, no charge. 0: on every connection that is used again.
     :param host: address to listen on.
@@ -217,7 +211,9 @@ class Sandbox:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self._state = State(latency=latency, url_ttl=url_ttl, seed=seed, resign=resign, idle_close=idle_close)
+        self._state = State(
+            load_vendors(), latency=latency, url_ttl=url_ttl, seed=seed, resign=resign, idle_close=idle_close
+        )
         for name, rate in (faults or {}).items():
             self._state.faults.set_rate(name, rate)
         for vendor, limit in (limits or {}).items():
@@ -257,9 +253,14 @@ class Sandbox:
             self._thread.join(timeout=10)
         self._state.close()
 
+    @property
+    def vendors(self) -> tuple[str, ...]:
+        """Who sells here."""
+        return tuple(self._state.vendors)
+
     def connection(self, vendor: str) -> dict[str, Any]:
         """An Airflow connection (its JSON form, as a dict) to ``vendor`` in this sandbox."""
-        return VENDORS[vendor].connection(self.url)
+        return self._state.vendors[vendor].connection(self.url)
 
     @property
     def charges(self) -> list[Charge]:
@@ -269,7 +270,7 @@ class Sandbox:
         return self._state.images_charged(vendor)
 
     def bill(self) -> dict[str, int]:
-        """Pictures charged by each of the five vendors."""
+        """Pictures charged by each vendor."""
         return self._state.bill()
 
     @property
@@ -314,11 +315,11 @@ class Sandbox:
         self._state.set_idle_close(seconds)
 
     def expire_links(self) -> None:
-        """Let every result link given out so far die now, Katalis's too."""
+        """Let every result link given out so far die now, unsigned ones too."""
         self._state.expire_links()
 
     def forget_tasks(self) -> None:
-        """Let PicWish and gpt.ge know no task they have accepted so far; result links live on."""
+        """Let vendors with tasks know none that they have accepted so far; result links live on."""
         self._state.forget_tasks()
 
     def reset(self) -> None:

@@ -14,14 +14,17 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.sandbox.faults import VENDOR_KINDS, Faults
+from airflow_provider_bgai.sandbox.faults import Faults, fault_table
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.sandbox.vendor import Vendor
 
 SECONDS = {"s": 1, "min": 60}
 KEPT_REQUESTS = 20_000  # a chaos run of 100,000 products must not fill the memory; counts stay exact
@@ -76,7 +79,7 @@ class Task:
     """A vendor's task or stored result.
 
     :param latency: seconds from acceptance to the end.
-    :param final_state: PicWish's table: 1 success, below 0 failed; None never ends.
+    :param final_state: 1 success, below 0 failed, by its vendor's table; None never ends.
     :param expires: Unix time (s) when its links die; None never.
     :param seen: whether a poll has been answered.
     :param forgotten: whether its vendor denies that it ever was.
@@ -111,8 +114,9 @@ class QuotaSpent(Exception):
 class State:
     """One sandbox's memory.
 
+    :param vendors: who sells here, by name.
     :param latency: seconds a vendor works on a picture.
-    :param url_ttl: seconds a signed result link lives (PicWish and gpt.ge).
+    :param url_ttl: seconds a signed result link lives.
     :param seed: feeds the fault dice and the seeds a vendor makes up.
     :param resign: whether polling again gives a fresh link (no vendor documents that it does).
     :param idle_close: see ``set_idle_close``.
@@ -120,6 +124,7 @@ class State:
 
     def __init__(
         self,
+        vendors: Mapping[str, Vendor],
         *,
         latency: float = 0.2,
         url_ttl: float = 3600,
@@ -127,6 +132,7 @@ class State:
         resign: bool = False,
         idle_close: float | None = None,
     ) -> None:
+        self.vendors = vendors
         self.seed = seed
         self.url_ttl = url_ttl
         self.resign = resign
@@ -135,7 +141,7 @@ class State:
         self._folder: TemporaryDirectory[str] | None = None
         self._lock = threading.RLock()
         self._in_flight: Counter[str] = Counter()
-        self.faults = Faults(seed)
+        self.faults = Faults(fault_table(vendors.values()), seed)
         self._limits: dict[str, tuple[int, int]] = {}
         self._forget()
 
@@ -183,7 +189,7 @@ class State:
     def set_credits(self, vendor: str, images: int) -> None:
         """Leave the account with ``images`` pictures to buy."""
         with self._lock:
-            self._credits[_known(vendor)] = self._images[vendor] + images
+            self._credits[self._known(vendor)] = self._images[vendor] + images
 
     def credits(self, vendor: str) -> int:
         """Pictures the account can still buy (100,000 unless set)."""
@@ -198,12 +204,17 @@ class State:
     def images_charged(self, vendor: str | None = None) -> int:
         """Pictures billed by one vendor, or by all."""
         with self._lock:
-            return self._images[_known(vendor)] if vendor else self._images.total()
+            return self._images[self._known(vendor)] if vendor else self._images.total()
 
     def bill(self) -> dict[str, int]:
         """Pictures billed by each vendor, whether it billed any or not."""
         with self._lock:
-            return {vendor: self._images[vendor] for vendor in VENDOR_KINDS}
+            return {vendor: self._images[vendor] for vendor in self.vendors}
+
+    def _known(self, vendor: str) -> str:
+        if vendor not in self.vendors:
+            raise ValueError(f"unknown vendor {vendor!r}; there are: {', '.join(self.vendors)}")
+        return vendor
 
     # Requests
 
@@ -246,14 +257,14 @@ class State:
     def max_in_flight(self, vendor: str | None = None) -> int:
         """The most requests that ever ran at once, with one vendor or with all."""
         with self._lock:
-            return self._max_in_flight[_known(vendor) if vendor else ""]
+            return self._max_in_flight[self._known(vendor) if vendor else ""]
 
     def set_limit(self, vendor: str, limit: str) -> None:
         """Allow ``vendor``'s account so many requests: ``2/s`` or ``60/min``."""
         count, _, unit = limit.partition("/")
         if unit not in SECONDS or not count.isdigit():
             raise ValueError(f"limit {limit!r} of {vendor} is not like 2/s or 60/min")
-        self._limits[_known(vendor)] = (int(count), SECONDS[unit])
+        self._limits[self._known(vendor)] = (int(count), SECONDS[unit])
 
     def over_limit(self, vendor: str) -> bool:
         """Count a request; whether it is one too many for its sliding window."""
@@ -287,7 +298,7 @@ class State:
 
     def set_latency(self, vendor: str, seconds: float) -> None:
         with self._lock:
-            self._latency[_known(vendor)] = seconds
+            self._latency[self._known(vendor)] = seconds
 
     def new_seed(self) -> int:
         """A seed as a vendor makes one up: a positive 31-bit integer."""
@@ -295,7 +306,7 @@ class State:
             return self._random.randrange(1, 2**31)
 
     def next_number(self) -> int:
-        """Katalis numbers its result files."""
+        """For a vendor that numbers its result files."""
         with self._lock:
             return next(self._numbers)
 
@@ -322,7 +333,7 @@ class State:
         return Path(self._folder.name, digest)
 
     def add(self, task: Task) -> Task:
-        if task.expires is None and task.vendor != "katalis":
+        if task.expires is None and self.vendors[task.vendor].signs_links:
             task.expires = task.ready_at + self.url_ttl
         with self._lock:
             self._tasks[task.id] = task
@@ -383,9 +394,3 @@ def _seconds(value: float | None) -> float | None:
 
 def _credentials(headers: dict[str, str]) -> bool:
     return any(name in headers for name in ("authorization", "x-api-key", "cookie", "proxy-authorization"))
-
-
-def _known(vendor: str) -> str:
-    if vendor not in VENDOR_KINDS:
-        raise ValueError(f"unknown vendor {vendor!r}; there are: {', '.join(VENDOR_KINDS)}")
-    return vendor

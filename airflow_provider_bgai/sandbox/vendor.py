@@ -1,6 +1,6 @@
-"""What the five vendors share: how a request is read, how it is refused, how a picture is painted and served.
+"""What all vendors share: how a request is read, how it is refused, how a picture is painted and served.
 
-A vendor is one subclass of ``Vendor`` in one file: its endpoints, its rules and its error envelope.
+A vendor is one subclass of ``Vendor`` in one file: its endpoints, its rules, its error envelope and its own faults.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import hashlib
 import json
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from airflow_provider_bgai.get_provider_info import PREFIX
 from airflow_provider_bgai.sandbox import paint
-from airflow_provider_bgai.sandbox.faults import Fault, Kind
+from airflow_provider_bgai.sandbox.faults import KINDS, Fault, Hit, Kind
 from airflow_provider_bgai.sandbox.state import QuotaSpent, State, Task
 
-FETCH_TIMEOUT = 10  # seconds; PicWish gives up on an image URL after this long
+FETCH_TIMEOUT = 10  # seconds; the shortest that a vendor documents for an image URL
 MAX_FETCH = 64 * 1024 * 1024  # bytes; above every documented limit, so that the limit itself answers
 
 MULTIPART = "multipart/form-data"
@@ -133,13 +134,36 @@ class Vendor(ABC):
     """
 
     name: ClassVar[str]
+    """As in its row."""
     key: ClassVar[str]
+    """A right one."""
     price_per_image: ClassVar[float]
     currency: ClassVar[str] = "USD"
     extra: ClassVar[dict[str, Any]] = {}
+    """More extras of its connection."""
+    answers: ClassVar[Literal["task", "links", "bytes"]]
+    """What a submission is answered with: the ID of a task that will have links; links; or the picture itself."""
+    signs_links: ClassVar[bool] = False
+    """Whether its links are signed and die after a while."""
+    own_faults: ClassVar[Mapping[str, Hit]] = {}
+    """The faults that this class makes itself, where it asks ``call.suffers(name)``."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of request it knows, as its endpoints say."""
+        known = {endpoint.kind for endpoint in self.endpoints()}
+        return tuple(kind for kind in KINDS if kind in known)
 
     @abstractmethod
     def endpoints(self) -> list[Endpoint]: ...
+
+    @abstractmethod
+    def example(self, picture: bytes, link: str) -> dict[str, Any]:
+        """A right paid request for one picture, as keyword arguments of ``httpx.Client.request``.
+
+        :param picture: the bytes of a PNG with a transparent background.
+        :param link: an address of that PNG, for a vendor that takes no bytes.
+        """
 
     @abstractmethod
     def read_key(self, request: Request) -> str:
@@ -163,7 +187,7 @@ class Vendor(ABC):
     def connection(self, base_url: str) -> dict[str, Any]:
         """An Airflow connection to this vendor in the sandbox."""
         return {
-            "conn_type": f"bgai_{self.name}",
+            "conn_type": PREFIX + self.name,
             "host": base_url,
             "password": self.key,
             "extra": {

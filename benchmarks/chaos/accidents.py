@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from airflow_provider_bgai.sandbox import faults as sandbox_faults
+from airflow_provider_bgai.sandbox import registry
 from demo.services import SandboxService
 from tests.bad_s3 import BadS3
 
@@ -81,7 +81,7 @@ LEFT_OUT = {
 # The vendors' own doing, by what became of a submission (or a download) that was struck.
 SILENT = frozenset({"server_error", "unavailable", "bad_gateway", "html_200", "drop_before_charge", "hang"})
 """Not charged, and answered so that nobody can know."""
-SPOILT = sandbox_faults.CHARGED - {"slow", "wrong_content_type", "unsupported_attributes"}
+SPOILT = registry.CHARGED - {"slow", "wrong_content_type", "unsupported_attributes"}
 """Charged, and nothing came that could be published."""
 
 # Of the requests of the workers: method and key as in `tests.bad_s3`.
@@ -92,7 +92,7 @@ DOWN_FOR = (0.5, 3.0)  # s
 
 def steer(sandbox: SandboxService, rates: Mapping[str, float]) -> None:
     """Give faults of the vendors their rates; 0: they strike no more."""
-    unnamed = set(sandbox_faults.FAULTS) - {name.partition("@")[0] for name in FAULTS} - set(LEFT_OUT)
+    unnamed = set(registry.FAULTS) - {name.partition("@")[0] for name in FAULTS} - set(LEFT_OUT)
     if unnamed:
         raise SystemExit(f"neither in FAULTS nor in LEFT_OUT: {', '.join(sorted(unnamed))}")
     never = dict.fromkeys((name for name in LEFT_OUT if "." in name), 0.0)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, SourceError
-from airflow_provider_bgai.models import BackgroundRequest
+from airflow_provider_bgai.models import OPTIONAL, BackgroundRequest
 from tests.conftest import VENDORS
 
 
@@ -101,6 +101,29 @@ def test_a_wrong_request_is_refused_before_it_is_sent(hook, box, wish, vendor, f
     assert str(refused.value).startswith(hook(vendor).hook_name)
     for part in named:
         assert part in str(refused.value)
+
+
+SET = {
+    "prompt": "on a beach",
+    "negative_prompt": "people",
+    "seed": 7,
+    "template": 7,
+    "guidance_image": "https://a.example/b.png",
+    "guidance_scale": 0.5,
+}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_field_that_a_vendor_does_not_state_is_refused_and_no_other(hook, vendor):
+    vendor_hook, refused = hook(vendor), set()
+    for name in OPTIONAL:
+        try:
+            vendor_hook.check(BackgroundRequest("https://a.example/product.png", **{name: SET[name]}))
+        except InvalidRequestError as error:
+            if f"{name}={SET[name]!r}: the vendor has no such parameter" in str(error):
+                refused.add(name)
+    assert vendor_hook.fields | refused == set(OPTIONAL) == set(SET)
+    assert not vendor_hook.fields & refused
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from airflow_provider_bgai.sandbox import Sandbox
+from airflow_provider_bgai.sandbox.registry import load_vendors
 
 KEYS = {"picwish": "pw-1234", "photoroom": "pr-1234", "imagine": "vk-1234", "katalis": "", "gptge": "sk-1234"}
 
@@ -45,12 +46,9 @@ class Vendors:
     def submit(self, vendor: str, **change: Any) -> httpx.Response:
         """A right paid call, with ``change`` on top of its fields (None takes a field away)."""
         image = change.pop("image", self.png)
-        if vendor == "katalis":
-            body = {"image_urls": [self.host(image)], "background": {"prompt": "a beach"}, "result_number": 1}
-            return self.http.post(PATHS[vendor], headers=self.auth(vendor), json=changed(body, change))
-        fields = changed(FIELDS[vendor], change)
-        files = {FILE_FIELD[vendor]: ("product.png", image)}
-        return self.http.post(PATHS[vendor], headers=self.auth(vendor), data=fields, files=files)
+        right = KNOWN[vendor].example(image, self.host(image)) | {"headers": self.auth(vendor)}
+        body = "json" if "json" in right else "data"
+        return self.http.request(**right | {body: changed(right[body], change)})
 
     def host(self, image: bytes) -> str:
         """A URL of ``image``, from the picture server of the test."""
@@ -81,21 +79,9 @@ class Vendors:
         return str(data.get("image_1") or data["image"])
 
 
-PATHS = {
-    "picwish": "/api/tasks/visual/background",
-    "photoroom": "/v2/edit",
-    "imagine": "/v2/image/generations/ai-background",
-    "katalis": "/service/v1/generate-image",
-    "gptge": "/task/pic/background",
-}
+KNOWN = load_vendors()
+PATHS = {name: vendor.example(b"", "")["url"] for name, vendor in KNOWN.items()}
 POLL = {"picwish": "/api/tasks/visual/background", "gptge": "/task"}
-FILE_FIELD = {"picwish": "image_file", "photoroom": "imageFile", "imagine": "image", "gptge": "image_file"}
-FIELDS: dict[str, dict[str, str]] = {
-    "picwish": {"prompt": "a beach", "batch_size": "1"},
-    "photoroom": {"background.prompt": "a beach"},
-    "imagine": {"prompt": "a beach"},
-    "gptge": {"prompt": "a beach", "batch_size": "1"},
-}
 
 
 def changed(fields: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 from airflow_provider_bgai.sandbox import CHARGED, FAULTS, Sandbox
-from airflow_provider_bgai.sandbox.faults import VENDOR_KINDS, Fault, Faults, kinds_hit
+from airflow_provider_bgai.sandbox.faults import Fault, Faults
+from airflow_provider_bgai.sandbox.registry import load_vendors
 
 from .conftest import Vendors
 
-ALL = list(VENDOR_KINDS)
-WITH_LINKS = ["picwish", "gptge", "katalis"]
-WITH_TASKS = ["picwish", "gptge"]
-WITH_BYTES = ["photoroom", "imagine"]
+KNOWN = load_vendors()
+ALL = list(KNOWN)
+WITH_TASKS = [name for name, vendor in KNOWN.items() if vendor.answers == "task"]
+WITH_BYTES = [name for name, vendor in KNOWN.items() if vendor.answers == "bytes"]
+WITH_LINKS = [name for name in ALL if name not in WITH_BYTES]
 
 
 def picture_under_fault(box: Sandbox, vendors: Vendors, vendor: str, fault: str, **details) -> httpx.Response:
@@ -333,9 +335,9 @@ def test_katalis_can_fail_with_status_200(box: Sandbox, vendors: Vendors):
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_every_fault_can_be_queued_wherever_it_makes_sense(fault):
-    faults = Faults()
+    faults = Faults(FAULTS)
     for vendor in FAULTS[fault]:
-        for kind in kinds_hit(vendor, fault):
+        for kind in faults.kinds_hit(vendor, fault):
             faults.queue(vendor, Fault(fault), on=kind)
             assert faults.draw(vendor, kind) == Fault(fault)
             assert faults.draw(vendor, kind) is None
@@ -370,12 +372,12 @@ def test_a_rate_that_matches_nothing_is_an_error(spec):
 @pytest.mark.parametrize("rate", [-0.1, 1.1])
 def test_a_rate_is_a_share(rate):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        Faults().set_rate("rate_limited", rate)
+        Faults(FAULTS).set_rate("rate_limited", rate)
 
 
 def test_rates_are_drawn_alike_for_the_same_seed():
     def drawn(seed: int) -> list[str | None]:
-        faults = Faults(seed)
+        faults = Faults(FAULTS, seed)
         faults.set_rate("rate_limited", 0.2)
         faults.set_rate("picwish.drop_after_charge@submit", 0.3)
         hits = [faults.draw("picwish", "submit") for _ in range(2000)]
@@ -388,7 +390,7 @@ def test_rates_are_drawn_alike_for_the_same_seed():
 
 
 def test_rates_stay_where_they_belong():
-    faults = Faults()
+    faults = Faults(FAULTS)
     faults.set_rate("picwish.rate_limited@poll", 1)
     assert faults.draw("picwish", "poll") == Fault("rate_limited")
     assert faults.draw("picwish", "submit") is faults.draw("gptge", "poll") is None

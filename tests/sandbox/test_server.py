@@ -14,9 +14,9 @@ import pytest
 
 from airflow_provider_bgai.sandbox import Sandbox
 from airflow_provider_bgai.sandbox.cli import main
-from airflow_provider_bgai.sandbox.server import VENDORS
+from tests.conftest import VENDORS
 
-from .conftest import PATHS, Vendors
+from .conftest import KNOWN, PATHS, Vendors
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -47,9 +47,16 @@ def test_connections_lead_here(box: Sandbox, vendor):
     json.dumps(connection)
 
 
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_example_of_every_vendor_is_right_and_costs_one_picture(box: Sandbox, vendors: Vendors, vendor):
+    example = KNOWN[vendor].example(vendors.png, vendors.host(vendors.png))
+    assert vendors.http.request(**example).status_code == 200
+    assert box.bill() == dict.fromkeys(VENDORS, 0) | {vendor: 1}
+
+
 def test_charges_add_up_under_concurrency(box: Sandbox, vendors: Vendors):
     def buy(number: int) -> None:
-        vendor = list(PATHS)[number % 5]
+        vendor = VENDORS[number % len(VENDORS)]
         assert vendors.submit(vendor).status_code == 200
         assert 0 < len(box.charges) <= 100
 
