@@ -19,6 +19,7 @@ VENDORS = [row.name for row in ROWS]
 
 
 @dag(
+    doc_md=__doc__,
     schedule="@daily",
     start_date=datetime(2026, 1, 1),
     catchup=False,

@@ -14,6 +14,7 @@ VENDORS = [row.name for row in ROWS]
 
 
 @dag(
+    doc_md=__doc__,
     schedule=None,
     params={
         "vendor": Param(
