@@ -257,8 +257,8 @@ class Budget:
                     wanted = _fitting(cap, self._spent(name, account, taken), wanted)
                     if not wanted:
                         return {}
-                    mine = self._sum(name, {**taken, **wanted})
-                    row = account.row(self.holder).or_more(mine)
+                    needed = self._sum(name, {**taken, **wanted})
+                    row = account.row(self.holder).or_more(needed)
                     # Written even if the row is high enough already: see the third invariant.
                     self._replace(name, account, etag, row)
         return wanted

@@ -177,14 +177,15 @@ class Buyer:
 
     def _asks(self, purchase: Purchase, call: Call | None) -> Asks:
         """Asked for, a wish is paid in vain once a run: what this run has bought binds its own retries, too."""
-        wish, mine = purchase.wish, call is not None and call.run == self.run and call.state in IN_VAIN
+        wish = purchase.wish
+        in_vain = call is not None and call.run == self.run and call.state in IN_VAIN
         redraws = call is not None and call.number == purchase.redraws
-        return Asks(wish.on_unknown_outcome, redraws or (wish.again and not mine), purchase.unanswered)
+        return Asks(wish.on_unknown_outcome, redraws or (wish.again and not in_vain), purchase.unanswered)
 
     def _look(self, purchase: Purchase) -> tuple[Call | None, Last | None]:
-        name, told = purchase.fingerprint, purchase.under_way
+        name, under_way = purchase.fingerprint, purchase.under_way
         purchase.under_way = 0
-        number = told or self.ledger.last_number(name)
+        number = under_way or self.ledger.last_number(name)
         if not number:
             return None, None
         try:
@@ -192,10 +193,10 @@ class Buyer:
         except ValueError as error:
             log.error("%s", error)
             return None, Last(number, None)
-        if call is None or (told and call.state != "answered"):
+        if call is None or (under_way and call.state != "answered"):
             return self._look(purchase)  # it went between LIST and GET, or on since an earlier pass
-        if told:
-            self.collector.told(call)
+        if under_way:
+            self.collector.handed_on(call)
         return call, last_of(self.ledger, call, self.storage.now())
 
     def _give_up(self, call: Call) -> Call:

@@ -61,7 +61,7 @@ class Collector:
         self._hooks: dict[str, BackgroundHook | None] = {hook.conn_id: hook for hook in hooks}
         self._account = account
         self._entered: set[str] = set()
-        self._told: set[str] = set()
+        self._handed_on: set[str] = set()
 
     async def aclose(self) -> None:
         """Close all clients."""
@@ -73,9 +73,9 @@ class Collector:
         """Its brake knows this call as under way already."""
         self._entered.add(call.call_id)
 
-    def told(self, call: Call) -> None:
-        """It was handed on by who has sent it, and not found: its marker need not be put again."""
-        self._told.add(call.call_id)
+    def handed_on(self, call: Call) -> None:
+        """An earlier pass of this task has sent it and handed it on: its marker need not be put again."""
+        self._handed_on.add(call.call_id)
 
     async def park(self, call: Call) -> None:
         """Leave a call under way beyond this pass."""
@@ -107,12 +107,12 @@ class Collector:
         self._entered.discard(call.call_id)
         fetching = generation is not None
         vendors_word = False
-        mine = call.run == self.run
+        own_run = call.run == self.run
         came: Came | None = None  # it stays under way
         problem: BgaiError | None = None
         try:
             try:
-                if call.worker != self.worker and call.call_id not in self._told:
+                if call.worker != self.worker and call.call_id not in self._handed_on:
                     await in_thread(self.ledger.mark, call)
                 hook = await self._hook(call)
                 if generation is None:
@@ -137,7 +137,7 @@ class Collector:
                 await brake.park()
             elif brake is not None and came is not None:
                 # What another run has paid proves nothing of this one's calls.
-                await brake.leave(came if mine else "free", problem if came == "vain" else None)
+                await brake.leave(came if own_run else "free", problem if came == "vain" else None)
         self.ended.append(ended)
         return ended
 

@@ -153,13 +153,13 @@ def error_results(
     :param call: the call it ended with, if there is one.
     """
     outcome = OUTCOMES.get(error.reason, "failed")
-    mine = call is not None and call.run == run and call.state != "failed"
+    sent_here = call is not None and call.run == run and call.state != "failed"
     found = _results(
         item,
         outcome,
         call,
         source,
-        price=call.price if mine and call is not None else Decimal(0),
+        price=call.price if sent_here and call is not None else Decimal(0),
         reason=error.reason,
         error=str(error),
     )

@@ -48,7 +48,7 @@ class Night:
         self.results = give_up(self.items, progress, self.run)
         return progress
 
-    def told(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         self.passes()
         return counted(self.results)
 
@@ -100,7 +100,7 @@ def settled(catalogue: Catalogue, **doubtful: int) -> bool:
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_every_picture_of_a_shard_is_bought_once_landed_and_compared(catalogue, night, wanted, vendor):
     tonight = night(wanted(12), vendor, finishing={})
-    assert tonight.told() == {"bought": 12}
+    assert tonight.counts() == {"bought": 12}
     assert catalogue.box.bill()[vendor] == 12
     assert len(list(catalogue.storage.list(catalogue.layout.pictures()))) == 12
     assert {(image.fidelity.faithful, it.warnings) for it in tonight.results for image in it.images} == {(True, ())}
@@ -109,10 +109,10 @@ def test_every_picture_of_a_shard_is_bought_once_landed_and_compared(catalogue, 
 
 def test_a_second_run_pays_nothing_and_a_retry_reports_what_the_first_try_bought(catalogue, night, wanted):
     items = wanted(6)
-    assert night(items).told() == {"bought": 6}
-    assert night(items).told() == {"bought": 6}
+    assert night(items).counts() == {"bought": 6}
+    assert night(items).counts() == {"bought": 6}
     tomorrow = night(items, run="two")
-    assert tomorrow.told() == {"reused": 6}
+    assert tomorrow.counts() == {"reused": 6}
     assert {it.price for it in tomorrow.results} == {Decimal(0)}
     assert catalogue.box.bill()["picwish"] == 6
     assert settled(catalogue)
@@ -143,7 +143,7 @@ def test_two_runs_at_the_same_time_buy_each_picture_once(catalogue, night, wante
 def test_one_picture_for_two_skus_is_paid_for_once(night, wanted):
     (item,) = wanted(1)
     tonight = night([item.model_copy(update={"skus": ("A", "B"), "names": ("A.{ext}", "B.{ext}")})])
-    assert tonight.told() == {"bought": 1, "reused": 1}
+    assert tonight.counts() == {"bought": 1, "reused": 1}
     first, second = tonight.results
     assert [(it.sku, it.outcome, it.price) for it in (first, second)] == [
         ("A", "bought", Decimal("0.03")),
@@ -214,7 +214,7 @@ def test_what_went_on_since_the_last_pass_is_looked_for(catalogue, night, wanted
     """Another run has collected, or a new call was made: what the last pass knew is only a hint."""
     tonight = night(wanted(3, status="new"))
     first = tonight.passes(None)
-    assert night(tonight.items, run="another").told() == {"reused": 3}
+    assert night(tonight.items, run="another").counts() == {"reused": 3}
     tonight.passes(0.0, resumed=True, begun=first.begun, later=first.later)
     assert counted(tonight.results) == {"bought": 3}
     assert catalogue.box.bill()["picwish"] == 3
@@ -238,7 +238,7 @@ def test_a_task_killed_after_its_answers_is_collected_by_the_next_run_and_costs_
 
     asyncio.run(until_killed())
     tomorrow = night(items, run="two")
-    assert tomorrow.told() == {"reused": 5}
+    assert tomorrow.counts() == {"reused": 5}
     assert {it.price for it in tomorrow.results} == {Decimal(0)}
     assert {call.run for call in read_books(catalogue.ledger)} == {"one"}
     assert catalogue.box.bill()["picwish"] == 5
@@ -254,7 +254,7 @@ def test_a_failed_picture_stops_no_other(catalogue, night, wanted):
     items[2] = items[2].model_copy(update={"request": gone})
     items[3] = items[3].model_copy(update={"request": {**items[3].request, "seed": 7}})
     catalogue.box.fault("picwish", "state_-7", times=1, on="submit")
-    assert night(items).told() == {"bought": 3, "refused": 3}
+    assert night(items).counts() == {"bought": 3, "refused": 3}
     assert catalogue.box.bill()["picwish"] == 3
     assert settled(catalogue)
 
@@ -264,7 +264,7 @@ def test_a_vendor_that_fails_in_its_own_words_is_replaced_by_the_next_connection
     monkeypatch.setattr("airflow_provider_bgai.buying.buyer.ATTEMPTS", 1)
     catalogue.box.fault_rate("photoroom.server_error@submit", 1.0)
     tonight = night(wanted(10), "photoroom", "picwish", in_flight=2)
-    assert tonight.told() == {"bought": 10}
+    assert tonight.counts() == {"bought": 10}
     assert {it.vendor for it in tonight.results} == {"picwish"}
     assert catalogue.box.request_count("photoroom", "submit") < 10
     assert settled(catalogue)
@@ -272,7 +272,7 @@ def test_a_vendor_that_fails_in_its_own_words_is_replaced_by_the_next_connection
 
 def test_a_vendor_out_of_quota_is_not_asked_again_in_this_run(catalogue, night, wanted):
     catalogue.box.fault("photoroom", "quota_spent", times=1, on="submit")
-    assert night(wanted(6), "photoroom", "picwish", in_flight=1).told() == {"bought": 6}
+    assert night(wanted(6), "photoroom", "picwish", in_flight=1).counts() == {"bought": 6}
     assert catalogue.box.request_count("photoroom", "submit") == 1
 
 
@@ -287,7 +287,7 @@ def test_a_purse_that_is_empty_lets_nothing_more_be_bought(catalogue, night, wan
         async def give_back(self, call_id: str) -> None:
             self.left += 1
 
-    assert night(wanted(7), purse=Purse()).told() == {"bought": 3, "over_budget": 4}
+    assert night(wanted(7), purse=Purse()).counts() == {"bought": 3, "over_budget": 4}
     assert catalogue.box.bill()["picwish"] == 3
 
 
@@ -301,7 +301,7 @@ def test_a_source_that_one_vendor_does_not_take_is_served_by_the_next(catalogue,
     image = f"{catalogue.root}/images/photo.jpg"
     catalogue.storage.put(image, file.getvalue())
     tonight = night(wanted(1, request={"image": image}), "picwish", "photoroom", finishing={})
-    assert tonight.told() == {"bought": 1}
+    assert tonight.counts() == {"bought": 1}
     assert tonight.results[0].vendor == "photoroom"
     assert any("is no cut-out" in warning for warning in tonight.results[0].warnings)
     assert catalogue.box.bill() == {**dict.fromkeys(VENDORS, 0), "photoroom": 1}
@@ -319,11 +319,11 @@ def test_an_unknown_outcome_is_held_counted_and_priced_by_the_run_that_sent_it(
     catalogue.box.fault("picwish", "drop_after_charge", times=1, on="submit")
     for _ in range(2):  # a retry of the task tells the same
         tonight = night(items)
-        assert tonight.told() == {"bought": 3, "held": 1}
+        assert tonight.counts() == {"bought": 3, "held": 1}
         (held,) = [it for it in tonight.results if it.outcome == "held"]
         assert (held.price, held.reason, held.vendor) == (Decimal("0.03"), "unknown", "picwish")
     tomorrow = night(items, run="two")
-    assert tomorrow.told() == {"reused": 3, "held": 1}
+    assert tomorrow.counts() == {"reused": 3, "held": 1}
     assert {it.price for it in tomorrow.results} == {Decimal(0)}
     assert catalogue.box.bill()["picwish"] == 4
     assert settled(catalogue, picwish=1)
@@ -333,10 +333,10 @@ def test_a_lost_picture_is_reported_with_its_price_and_bought_again_by_the_next_
     items = wanted(1)
     catalogue.box.fault("picwish", "truncated_image", times=3, on="download")
     lost = night(items)
-    assert lost.told() == {"lost": 1}
+    assert lost.counts() == {"lost": 1}
     assert (lost.results[0].price, lost.results[0].reason) == (Decimal("0.03"), "lost")
     bought = night(items, run="two")
-    assert bought.told() == {"bought": 1}
+    assert bought.counts() == {"bought": 1}
     assert bought.results[0].price == Decimal("0.03")
     assert [(call.number, call.state, call.run) for call in catalogue.records()] == [
         (1, "lost", "one"),
@@ -348,12 +348,12 @@ def test_a_lost_picture_is_reported_with_its_price_and_bought_again_by_the_next_
 def test_a_wish_that_was_paid_in_vain_three_times_is_given_up_until_it_is_asked_for(catalogue, night, wanted):
     items = wanted(1)
     catalogue.box.fault("picwish", "truncated_image", times=9, on="download")
-    assert [night(items, run=run).told() for run in ("1", "2", "3")] == [{"lost": 1}] * 3
+    assert [night(items, run=run).counts() for run in ("1", "2", "3")] == [{"lost": 1}] * 3
     given_up = night(items, run="4")
-    assert given_up.told() == {"failed": 1}
+    assert given_up.counts() == {"failed": 1}
     assert (given_up.results[0].reason, given_up.results[0].price) == ("given_up", Decimal(0))
     catalogue.box.clear_faults()
-    assert night(wanted(1, again=True), run="5").told() == {"bought": 1}
+    assert night(wanted(1, again=True), run="5").counts() == {"bought": 1}
     assert catalogue.box.bill()["picwish"] == 4
     assert settled(catalogue)
 
@@ -361,7 +361,7 @@ def test_a_wish_that_was_paid_in_vain_three_times_is_given_up_until_it_is_asked_
 def test_a_vendor_that_fails_for_free_every_time_is_reported_without_a_price(catalogue, night, wanted):
     catalogue.box.fault("picwish", "state_-1", times=9, on="submit")
     tonight = night(wanted(1))
-    assert tonight.told() == {"failed": 1}
+    assert tonight.counts() == {"failed": 1}
     assert (tonight.results[0].price, catalogue.box.bill()["picwish"]) == (Decimal(0), 0)
     assert catalogue.bounds() == {"picwish": (0, 0)}
 
@@ -377,7 +377,7 @@ def test_a_wrong_key_while_polling_is_what_the_results_say_and_the_next_run_coll
     assert "401" in tonight.results[0].error
     assert "collects it unpaid" in tonight.results[0].error
     catalogue.box.clear_faults()
-    assert night(items, run="two").told() == {"reused": 1}
+    assert night(items, run="two").counts() == {"reused": 1}
     assert settled(catalogue)
 
 
@@ -386,11 +386,11 @@ def test_a_source_that_s3_does_not_give_for_now_costs_and_holds_nothing(bad, cat
     catalogue.storage = Storage()
     bad.fault("403", methods="GET", key="images/product.png")
     tonight = night(items)
-    assert tonight.told() == {"failed": 1}
+    assert tonight.counts() == {"failed": 1}
     assert (tonight.results[0].reason, tonight.results[0].price) == ("source", Decimal(0))
     assert catalogue.box.requests == []
     bad.lift()
-    assert night(items).told() == {"bought": 1}
+    assert night(items).counts() == {"bought": 1}
 
 
 @pytest.mark.parametrize("source", ["gone", "no picture any more"])
@@ -402,7 +402,7 @@ def test_what_is_paid_lands_though_its_source_is_not_what_it_was(catalogue, nigh
         catalogue.storage.delete(image)
     else:
         catalogue.storage.put(image, b"%PDF-1.7")
-    assert night(items).told() == {"refused": 1}
+    assert night(items).counts() == {"refused": 1}
     hook = catalogue.hooks("picwish")[0]
 
     async def publisher() -> None:
@@ -427,14 +427,14 @@ def test_something_unexpected_after_a_payment_is_never_free(catalogue, night, wa
     tonight = night(items)
     with monkeypatch.context() as patch:
         patch.setattr("airflow_provider_bgai.buying.collector.land", broken)
-        assert tonight.told() == {"held": 2}
+        assert tonight.counts() == {"held": 2}
     assert {(it.price, it.reason, it.vendor) for it in tonight.results} == {(Decimal("0.03"), "unknown", "picwish")}
     assert "nobody foresaw this" in tonight.results[0].error
     with monkeypatch.context() as patch:
         patch.setattr(module, "landed_results", lambda *_: 1 / 0)
         tonight.passes()
     assert {(it.outcome, it.price) for it in tonight.results} == {("failed", Decimal("0.03"))}
-    assert tonight.told() == {"bought": 2}
+    assert tonight.counts() == {"bought": 2}
     assert catalogue.box.bill()["picwish"] == 2
     assert settled(catalogue)
 
@@ -442,7 +442,7 @@ def test_something_unexpected_after_a_payment_is_never_free(catalogue, night, wa
 def test_something_unexpected_before_a_payment_costs_nothing(catalogue, night, wanted, monkeypatch):
     monkeypatch.setattr("airflow_provider_bgai.imaging.prepare.prepare", lambda *_: 1 / 0)
     tonight = night(wanted(1))
-    assert tonight.told() == {"failed": 1}
+    assert tonight.counts() == {"failed": 1}
     assert (tonight.results[0].price, catalogue.records(), catalogue.box.requests) == (Decimal(0), [], [])
 
 
@@ -458,7 +458,7 @@ def test_what_s3_does_not_take_is_trouble_with_its_price_and_a_retry_collects(
     assert len(progress.troubles) == 2
     assert {(it.outcome, it.price, it.reason) for it in tonight.results} == {("held", Decimal("0.03"), "store")}
     bad.lift()
-    assert night(items).told() == {"bought": 2}
+    assert night(items).counts() == {"bought": 2}
     assert catalogue.box.bill()["picwish"] == 2
     assert settled(catalogue)
 
@@ -476,14 +476,14 @@ def test_a_product_that_was_redrawn_goes_to_quarantine_with_its_price(catalogue,
     redrawn(catalogue, vendor, 1)
     for _ in range(2):  # a retry of the task tells the same
         tonight = night(wanted(1), vendor, finishing={})
-        assert tonight.told() == {"quarantined": 1}
+        assert tonight.counts() == {"quarantined": 1}
         (result,) = tonight.results
         assert (result.images, result.price) == ((), catalogue.hooks(vendor)[0].cost(1))
         assert not result.quarantined[0].fidelity.faithful
         assert catalogue.storage.read(catalogue.layout.absolute(result.quarantined[0].uri))
     assert list(catalogue.storage.list(catalogue.layout.pictures())) == []
     tomorrow = night(wanted(1), vendor, run="two", finishing={})
-    assert tomorrow.told() == {"quarantined": 1}
+    assert tomorrow.counts() == {"quarantined": 1}
     assert tomorrow.results[0].price == Decimal(0)
     assert catalogue.box.bill()[vendor] == 1
     assert settled(catalogue)
@@ -492,7 +492,7 @@ def test_a_product_that_was_redrawn_goes_to_quarantine_with_its_price(catalogue,
 def test_without_fidelity_whatever_comes_is_landed(catalogue, night, wanted):
     redrawn(catalogue, "picwish", 1)
     tonight = night(wanted(1))
-    assert tonight.told() == {"bought": 1}
+    assert tonight.counts() == {"bought": 1}
     assert tonight.results[0].images[0].fidelity is None
 
 
@@ -501,7 +501,7 @@ def test_a_picture_in_quarantine_is_bought_again_where_it_is_asked_for_and_once_
     night(wanted(1), finishing={}).passes()
     for _ in range(3):
         tomorrow = night(wanted(1, status="failed_before", again=True), run="two", finishing={})
-        assert tomorrow.told() == {"quarantined": 1}
+        assert tomorrow.counts() == {"quarantined": 1}
         assert tomorrow.results[0].price == Decimal("0.03")
     assert catalogue.box.bill()["picwish"] == 2
 
@@ -509,7 +509,7 @@ def test_a_picture_in_quarantine_is_bought_again_where_it_is_asked_for_and_once_
 def test_a_retry_after_quarantine_asks_the_next_connection(catalogue, night, wanted):
     redrawn(catalogue, "picwish", 1)
     tonight = night(wanted(1), "picwish", "photoroom", finishing={"": Finishing(retries=1)})
-    assert tonight.told() == {"bought": 1}
+    assert tonight.counts() == {"bought": 1}
     assert [(call.vendor, call.state) for call in catalogue.records()] == [
         ("picwish", "quarantined"),
         ("photoroom", "landed"),
@@ -521,13 +521,13 @@ def test_a_retry_after_quarantine_asks_the_next_connection(catalogue, night, wan
 def test_a_retry_after_quarantine_asks_with_another_seed_each_time(catalogue, night, wanted):
     redrawn(catalogue, "photoroom", 2)
     tonight = night(wanted(1, request={"seed": 7}), "photoroom", finishing={"": Finishing(retries=2)})
-    assert tonight.told() == {"bought": 1}
+    assert tonight.counts() == {"bought": 1}
     assert [(call.seed, call.state) for call in catalogue.records()] == [
         (7, "quarantined"),
         (8, "quarantined"),
         (9, "landed"),
     ]
-    assert night(wanted(1, request={"seed": 7}), "photoroom", run="two", finishing={}).told() == {"reused": 1}
+    assert night(wanted(1, request={"seed": 7}), "photoroom", run="two", finishing={}).counts() == {"reused": 1}
     assert settled(catalogue)
 
 
@@ -536,10 +536,10 @@ def test_retries_after_quarantine_are_counted_over_all_tries_of_the_task(catalog
     redrawn(catalogue, "picwish", 9)
     night(wanted(1), finishing={}).passes()
     for _ in range(3):
-        assert night(wanted(1), finishing={"": Finishing(retries=1)}).told() == {"quarantined": 1}
+        assert night(wanted(1), finishing={"": Finishing(retries=1)}).counts() == {"quarantined": 1}
     assert catalogue.box.bill()["picwish"] == 2
     tomorrow = night(wanted(1, again=True), run="two", finishing={"": Finishing(retries=1)})
-    assert Counter(tomorrow.told()) == {"quarantined": 1}
+    assert Counter(tomorrow.counts()) == {"quarantined": 1}
     assert catalogue.box.bill()["picwish"] == 4
     assert settled(catalogue)
 
@@ -550,7 +550,7 @@ def test_what_was_paid_in_vain_stands_in_the_books_though_the_retry_is_refused(c
     catalogue.box.fault("photoroom", "moderation", times=1, on="submit")
     catalogue.box.fault("picwish", "slow", times=1, on="submit", delay=0)
     catalogue.box.fault("picwish", "moderation", times=1, on="submit")
-    assert tonight.told() == {"refused": 1}
+    assert tonight.counts() == {"refused": 1}
     assert {call.vendor: call.state for call in read_books(catalogue.ledger) if call.state != "failed"} == {
         "picwish": "quarantined"
     }
