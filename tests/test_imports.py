@@ -92,3 +92,26 @@ def test_the_check_itself_notices_something_heavy(tmp_path):
     dag.write_text("import boto3\nfrom airflow.sdk import DAG\nDAG('heavy')\n")
     found = look(tmp_path, "dags", str(dag))
     assert "boto3" in found["loaded"]
+
+
+def test_what_lies_below_the_operators_is_imported_without_airflow(tmp_path):
+    """But for the connections (`hooks/`) and S3, which are handed in."""
+    rooms = ["buying", "catalogue", "imaging", "polling", "models", "layout", "lines", "sources", "web"]
+    code = f"""
+import importlib, pkgutil, sys
+
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "airflow":
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+for room in {rooms}:
+    module = importlib.import_module(f"airflow_provider_bgai.{{room}}")
+    for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
+        importlib.import_module(found.name)
+print(len([name for name in sys.modules if name.startswith("airflow_provider_bgai.")]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50

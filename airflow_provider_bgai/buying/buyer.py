@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.buying import payment
 from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
@@ -32,9 +33,11 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.hooks.channel import MAX_RETRY_AFTER
 from airflow_provider_bgai.polling import PollPolicy
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.buying.books import book, walk
 from airflow_provider_bgai.buying.brake import Brake, Came
@@ -21,19 +22,21 @@ from airflow_provider_bgai.exceptions import (
     SourceError,
 )
 from airflow_provider_bgai.hooks import detached_hook
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.layout import PictureName
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.sources import read_source
 from airflow_provider_bgai.storage import store_errors
 
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
+
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Calls that are collected side by side by who walks ``open/``."""
 
-Account = Callable[[str], BackgroundHook | None]
+Account = Callable[[str], "BackgroundHook | None"]
 
 
 class Collector:

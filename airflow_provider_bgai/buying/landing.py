@@ -16,14 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from airflow_provider_bgai.buying.record import Call, Output, Thumbnails
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.imaging.inspect import Seen, inspect
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.storage import Storage, split_uri
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3

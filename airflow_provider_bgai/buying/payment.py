@@ -14,7 +14,7 @@ import logging
 import uuid
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.purchase import Purchase, prompt_sha256
@@ -26,10 +26,12 @@ from airflow_provider_bgai.exceptions import (
     StoreError,
     UnknownOutcomeError,
 )
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.storage import boottime, store_errors
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 log = logging.getLogger(__name__)
 

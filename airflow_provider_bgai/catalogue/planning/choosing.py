@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decision import Asks, Decision
@@ -20,7 +20,9 @@ from airflow_provider_bgai.buying.decisions import refusal
 from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.catalogue.planning.naming import NamedWish
 from airflow_provider_bgai.catalogue.planning.tried import Tried
-from airflow_provider_bgai.hooks.base import BackgroundHook
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 Said = Literal["landed", "collect", "failed", "held", "quarantined", "given_up"]
 """What a wish's last call says of it."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.buying.purchase import able_to, name_of
 from airflow_provider_bgai.catalogue.manifest import Product
 from airflow_provider_bgai.catalogue.planning.images import Images, read_few
 from airflow_provider_bgai.catalogue.recipe import Recipe
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 MOODS = 100
 """So many guidance images are read: a recipe has few. Were there one a product, the others would stay unknown."""

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_bgai.buying.books import book, walk
 from airflow_provider_bgai.buying.calls import Ledger
@@ -32,12 +32,14 @@ from airflow_provider_bgai.catalogue.planning.tried import Tried
 from airflow_provider_bgai.catalogue.recipe import Recipe, load_recipe
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.layout import Run
 from airflow_provider_bgai.lines import LineFiles
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.sources import shown
 from airflow_provider_bgai.storage import Storage, check_store, split_uri
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.hooks.base import BackgroundHook
 
 T = TypeVar("T")
 
