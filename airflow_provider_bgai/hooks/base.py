@@ -17,15 +17,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from airflow_provider_bgai import web
 from airflow_provider_bgai.exceptions import (
     BgaiError,
     InvalidRequestError,
     NeverSentError,
     RateLimitError,
 )
-from airflow_provider_bgai.hooks import images, results, waiting
-from airflow_provider_bgai.hooks.channel import Channel, Outgoing, open_channel, retrying
+from airflow_provider_bgai.hooks import results, waiting
+from airflow_provider_bgai.hooks.channel import Channel, Channels, Outgoing, retrying
 from airflow_provider_bgai.hooks.meaning import Answer
 from airflow_provider_bgai.hooks.vendor import Vendor
 from airflow_provider_bgai.models import BackgroundRequest, Generation
@@ -58,7 +57,7 @@ class BackgroundHook(Vendor):
         super().__init__(conn_id, connection=connection)
         self.aws_conn_id = aws_conn_id
         self.staging = staging
-        self._channel: Channel | None = None
+        self._channels = Channels()
         self._refusals = Refusals()
 
     @cached_property
@@ -83,7 +82,7 @@ class BackgroundHook(Vendor):
 
         async def run() -> tuple[bool, str]:
             async with self:
-                await self._check_host()
+                await (await self._open()).check_host()
                 return await self.probe()
 
         try:
@@ -102,9 +101,7 @@ class BackgroundHook(Vendor):
 
     async def aclose(self) -> None:
         """Close the HTTP clients."""
-        channel, self._channel = self._channel, None
-        if channel is not None and channel.loop is asyncio.get_running_loop():
-            await channel.aclose()
+        await self._channels.aclose()
 
     # --- paying --------------------------------------------------------------------------------------
 
@@ -138,7 +135,7 @@ class BackgroundHook(Vendor):
         channel = await self._open()
         self.check(request)
         self.checked_headers()
-        await self._check_host()
+        await channel.check_host()
         outgoing = await self.compose(request)
         try:
             channel.build(outgoing, {})
@@ -184,8 +181,8 @@ class BackgroundHook(Vendor):
     def failure(self, answer: Answer, *, paid: bool, task_id: str | None = None) -> BgaiError:
         """As ever; and if it was too fast, the whole connection slows down."""
         error = super().failure(answer, paid=paid, task_id=task_id)
-        if isinstance(error, RateLimitError) and self._channel is not None:
-            self._channel.pause(error.retry_after)
+        if isinstance(error, RateLimitError):
+            self._channels.pause(error.retry_after)
         return error
 
     async def submit(self, request: BackgroundRequest) -> Generation:
@@ -203,27 +200,8 @@ class BackgroundHook(Vendor):
                     generation = await self.send(outgoing)
         return generation
 
-    async def _check_host(self) -> None:
-        """Results of a private host could not be fetched, so nothing is paid there."""
-        settings = (await self._open()).settings
-        if settings.allow_private_hosts:
-            return
-        if address := await web.private_address(settings.base_url):
-            raise settings.wrong(
-                f"goes to {settings.base_url}, a private or local address ({address}), whose pictures would not be "
-                "fetched: set its extra allow_private_hosts for tests and sandboxes"
-            )
-
     async def _open(self) -> Channel:
-        """The channel of the running loop, made at first use."""
-        settings = await self.load_settings()
-        if self._channel is None or self._channel.loop is not asyncio.get_running_loop():
-            made = await open_channel(settings)
-            if self._channel is None or self._channel.loop is not asyncio.get_running_loop():
-                self._channel = made
-            else:
-                await made.aclose()
-        return self._channel
+        return await self._channels.open(await self.load_settings())
 
     # --- asking, which is free -----------------------------------------------------------------------
 
@@ -309,11 +287,6 @@ class BackgroundHook(Vendor):
         :raises PollError: as :meth:`fetch`.
         """
         return [await results.whole(self, image, generation.task_id) for image in generation.images]
-
-    async def load_image(self, field: str, source: str | bytes) -> bytes:
-        """The bytes of an image a user named. See :func:`images.load`."""
-        await self.load_settings()
-        return await images.load(self, field, source)
 
 
 def _never_charged(error: BaseException) -> bool:

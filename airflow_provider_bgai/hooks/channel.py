@@ -191,21 +191,59 @@ class Channel:
         except _TooLarge:
             raise error(unclear, f"the answer was larger than {MAX_BYTES:,} bytes") from None
 
+    async def check_host(self) -> None:
+        """Results of a private host could not be fetched, so nothing is paid there.
+
+        :raises AuthenticationError: if the base URL leads to one, and such are not allowed.
+        """
+        settings = self.settings
+        if not settings.allow_private_hosts and (address := await web.private_address(settings.base_url)):
+            raise settings.wrong(
+                f"goes to {settings.base_url}, a private or local address ({address}), whose pictures would not be "
+                "fetched: set its extra allow_private_hosts for tests and sandboxes"
+            )
+
     async def aclose(self) -> None:
         """Close the clients."""
         await self._fresh.aclose()
         await self._kept.aclose()
 
 
-async def open_channel(settings: Settings) -> Channel:
-    """A channel for the running loop. :raises AuthenticationError: if the base URL or the proxy cannot be used."""
-    # Importing httpx and reading the certificates take long enough to stall a triggerer.
-    await asyncio.to_thread(web.tls_context)
-    try:
-        web.parse(settings.base_url)
-        return Channel(settings)
-    except web.WebError as error:
-        raise settings.wrong(f"goes to {settings.base_url}, which cannot be used: {error}") from None
+class Channels:
+    """The channel of the running loop, made at first use: a hook may be used on one loop after another."""
+
+    def __init__(self) -> None:
+        self._channel: Channel | None = None
+
+    async def open(self, settings: Settings) -> Channel:
+        """The channel. :raises AuthenticationError: if the base URL or the proxy cannot be used."""
+        if (channel := self._here()) is not None:
+            return channel
+        # Importing httpx and reading the certificates take long enough to stall a triggerer.
+        await asyncio.to_thread(web.tls_context)
+        if (channel := self._here()) is not None:
+            return channel  # made meanwhile
+        try:
+            web.parse(settings.base_url)
+            self._channel = channel = Channel(settings)
+        except web.WebError as error:
+            raise settings.wrong(f"goes to {settings.base_url}, which cannot be used: {error}") from None
+        return channel
+
+    def pause(self, seconds: float | None) -> None:
+        """As :meth:`Channel.pause`, if there is one."""
+        if self._channel is not None:
+            self._channel.pause(seconds)
+
+    async def aclose(self) -> None:
+        """Close the channel of this loop."""
+        channel, self._channel = self._here(), None
+        if channel is not None:
+            await channel.aclose()
+
+    def _here(self) -> Channel | None:
+        channel = self._channel
+        return channel if channel is not None and channel.loop is asyncio.get_running_loop() else None
 
 
 def sendable_header(name: str, value: str) -> bool:

@@ -33,6 +33,7 @@ async def load(hook: BackgroundHook, field: str, source: str | bytes) -> bytes:
     """
     if isinstance(source, bytes):
         return source
+    await hook.load_settings()
     if source.startswith("s3://"):
         from botocore.exceptions import BotoCoreError, ClientError
 

@@ -67,7 +67,7 @@ class ImagineHook(BackgroundHook):
         return {name: as_text(value) for name, value in values.items() if value is not None}
 
     async def compose(self, request: BackgroundRequest) -> Outgoing:
-        data = await self.load_image("image", request.image)
+        data = await images.load(self, "image", request.image)
         picture = await images.describe(self, "image", data)
         warnings: tuple[str, ...] = ()
         if not picture.has_alpha:

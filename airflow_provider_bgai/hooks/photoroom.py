@@ -171,7 +171,7 @@ class PhotoroomHook(BackgroundHook):
         return None
 
     async def _file(self, field: str, source: str | bytes) -> tuple[str, bytes, str]:
-        data = await self.load_image(field, source)
+        data = await images.load(self, field, source)
         self._check_size(field, data)
         picture = await images.describe(self, field, data)
         return f"{field}.{picture.extension}", data, picture.content_type

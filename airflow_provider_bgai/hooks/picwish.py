@@ -107,7 +107,7 @@ class TaskHook(BackgroundHook):
         if images.is_link(request.image):
             parts["image_url"] = (None, request.image)
         else:
-            data = await self.load_image("image", request.image)
+            data = await images.load(self, "image", request.image)
             self.check_picture(await images.describe(self, "image", data))
             parts["image_file"] = ("image.png", data, "image/png")
         return Outgoing(method="POST", path=self.path, parts=parts, count=request.count, model=self.model(request))

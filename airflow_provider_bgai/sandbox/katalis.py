@@ -116,7 +116,7 @@ class Katalis(Vendor):
         """Store one result and link to it. The real links are numbered, unsigned and public."""
         name = f"{int(time.time())}-{call.state.next_number()}.png"
         # The result's place in its call goes into the seed, since every result is a task of its own here.
-        recipe = Recipe(call.state.keep(source), prompt, self.taste(call) + index, None)
+        recipe = Recipe(call.state.uploads.keep(source), prompt, self.taste(call) + index, None)
         call.state.add(Task(id=f"katalis/{name}", vendor=self.name, key=call.key, recipe=recipe, images=1, latency=0))
         return call.link(f"/results/katalis-ai/image/generated/1/{name}")
 

@@ -102,7 +102,7 @@ class Engine(Vendor):
         return call.state.add(task)
 
     def _recipe(self, call: Call, source: bytes, scene: str) -> Recipe:
-        return Recipe(call.state.keep(source), scene, self.taste(call), RESULT_SIDE)
+        return Recipe(call.state.uploads.keep(source), scene, self.taste(call), RESULT_SIDE)
 
     async def _source(self, call: Call) -> tuple[int, bytes, str]:
         """The state the task will end in because of its picture, the picture, and why."""

@@ -111,6 +111,36 @@ class QuotaSpent(Exception):
     """The account has fewer credits left than the call costs."""
 
 
+class Uploads:
+    """Uploaded pictures, on disk: 100,000 of them do not fit in memory."""
+
+    def __init__(self) -> None:
+        self._folder: TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
+
+    def keep(self, picture: bytes) -> str:
+        """Store a picture; its sha256."""
+        digest = hashlib.sha256(picture).hexdigest()
+        path = self._path(digest)
+        if not path.exists():
+            path.write_bytes(picture)
+        return digest
+
+    def read(self, digest: str) -> bytes:
+        """The picture with this sha256."""
+        return self._path(digest).read_bytes()
+
+    def close(self) -> None:
+        """Delete them."""
+        if self._folder:
+            self._folder.cleanup()
+
+    def _path(self, digest: str) -> Path:
+        with self._lock:
+            self._folder = self._folder or TemporaryDirectory(prefix="bgai-sandbox-", ignore_cleanup_errors=True)
+        return Path(self._folder.name, digest)
+
+
 class State:
     """One sandbox's memory.
 
@@ -138,7 +168,7 @@ class State:
         self.resign = resign
         self.default_latency = latency
         self.default_idle_close = _seconds(idle_close)
-        self._folder: TemporaryDirectory[str] | None = None
+        self.uploads = Uploads()
         self._lock = threading.RLock()
         self._in_flight: Counter[str] = Counter()
         self.faults = Faults(fault_table(vendors.values()), seed)
@@ -171,8 +201,7 @@ class State:
 
     def close(self) -> None:
         """Delete the uploaded pictures."""
-        if self._folder:
-            self._folder.cleanup()
+        self.uploads.close()
 
     # Money
 
@@ -315,22 +344,6 @@ class State:
         with self._lock:
             self._turns[what] += 1
             return self._turns[what] - 1
-
-    def keep(self, picture: bytes) -> str:
-        """Store an uploaded picture and return its sha256. On disk: 100,000 of them do not fit in memory."""
-        digest = hashlib.sha256(picture).hexdigest()
-        path = self._path(digest)
-        if not path.exists():
-            path.write_bytes(picture)
-        return digest
-
-    def source(self, digest: str) -> bytes:
-        return self._path(digest).read_bytes()
-
-    def _path(self, digest: str) -> Path:
-        with self._lock:
-            self._folder = self._folder or TemporaryDirectory(prefix="bgai-sandbox-", ignore_cleanup_errors=True)
-        return Path(self._folder.name, digest)
 
     def add(self, task: Task) -> Task:
         if task.expires is None and self.vendors[task.vendor].signs_links:

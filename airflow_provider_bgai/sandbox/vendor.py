@@ -291,7 +291,7 @@ async def stored_picture(call: Call, task: Task, index: int) -> Response:
         raise Refused(xml_error(404, "NoSuchKey", "The specified key does not exist."))
     content = await asyncio.to_thread(
         paint.paint,
-        call.state.source(recipe.source),
+        call.state.uploads.read(recipe.source),
         recipe.prompt,
         recipe.seed,
         index,
