@@ -17,7 +17,7 @@ from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.landing import name_output
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
-from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
+from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted, no_answer_results, not_published
 from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.catalogue.versions import Entry, Place, PublishError
@@ -63,17 +63,7 @@ class Collector:
         for result in self._lines(map(run.results_of, shards), Result):
             self.scratch.put_result(result)
         for wanted in self._lines(shards, Wanted):
-            for sku, name in zip(wanted.skus, wanted.names, strict=True):
-                no_answer = Result(
-                    sku=sku,
-                    name=name,
-                    outcome="failed",
-                    category=wanted.category,
-                    fingerprint=wanted.fingerprint,
-                    reason="no_result",
-                    price=None,
-                    error="The generate stage left no result for it. Whatever was paid is collected by the next run",
-                )
+            for no_answer in no_answer_results(wanted):
                 self.scratch.put_result(no_answer, "or ignore into results")
 
     def _lines(self, uris: Iterable[str], kind: type[M]) -> Iterator[M]:
@@ -153,8 +143,7 @@ class Collector:
         try:
             entries = self._entries(result, files, number)
         except InvalidRequestError as error:
-            refused = {"outcome": "refused", "reason": "refused", "error": f"Not published: {error}"}
-            self.scratch.put_result(result.model_copy(update=refused))
+            self.scratch.put_result(not_published(result, error))
             return
         self.scratch.put_entries("fresh", entries)
         if not result.images:

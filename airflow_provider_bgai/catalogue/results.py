@@ -6,7 +6,8 @@ is one JSON object of one of these models; ``schema_version`` rises when a reade
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -193,6 +194,68 @@ def _results(
         )
         for place, (sku, name) in enumerate(zip(item.skus, item.names, strict=True))
     ]
+
+
+def no_answer_results(item: Wanted) -> list[Result]:
+    """Results of a picture whose task has left none: it died, or was never run."""
+    error = "The generate stage left no result for it. Whatever was paid is collected by the next run"
+    return [
+        Result(
+            sku=sku,
+            name=name,
+            outcome="failed",
+            category=item.category,
+            fingerprint=item.fingerprint,
+            reason="no_result",
+            price=None,
+            error=error,
+        )
+        for sku, name in zip(item.skus, item.names, strict=True)
+    ]
+
+
+def not_published(result: Result, error: object) -> Result:
+    """What became of a picture that landed, and may not stand under its key."""
+    return _instead(result, "refused", "refused", f"Not published: {error}")
+
+
+def gone(result: Result, reason: str, message: str) -> Result:
+    """What became of a picture that was there and cannot be published.
+
+    :param reason: ``missing``: it is not in S3 any more. Who paid for it in this run has lost it then; for the others
+        it was paid before.
+    """
+    lost = (result.outcome, reason) == ("bought", "missing")
+    return _instead(result, "lost" if lost else "failed", reason, message)
+
+
+def _instead(result: Result, outcome: Outcome, reason: str, error: str) -> Result:
+    return result.model_copy(update={"outcome": outcome, "reason": reason, "error": error})
+
+
+# --- lines of a plan: of 100,000 products, so they are written as JSON at once
+
+canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+"""A line of JSON, the same for equal values."""
+
+
+def unchanged_line(known: Mapping[str, Any]) -> str:
+    """A result: what a product wants has landed, and is published.
+
+    :param known: further fields of the :class:`Result`.
+    """
+    return canonical({**known, "outcome": "unchanged"})
+
+
+def refused_line(sku: str, key: str, category: str, error: str) -> str:
+    """A result: what the shop's list or the recipe says of a product cannot be used."""
+    names = {"sku": sku, "name": key, "category": category}
+    return canonical({**names, "outcome": "refused", "reason": "refused", "error": error})
+
+
+def left_out_line(sku: str, key: str, known: Mapping[str, Any], outcome: str, reason: str, error: str | None) -> str:
+    """A result: the last call of a wish, or a cap, keeps it out of the shards."""
+    return canonical({**known, "sku": sku, "name": key, "outcome": outcome, "reason": reason, "error": error})
 
 
 def counted(results: Iterable[Result]) -> dict[str, int]:

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.results import Result, gone
 from airflow_provider_bgai.catalogue.versions import Entry
 
 log = logging.getLogger(__name__)
@@ -70,10 +70,7 @@ class Scratch:
         log.warning("%s: not published: %s", sku, message)
         self.unpublished[sku] = None
         for line in list(self._column("select line from results where sku = ?", sku)):
-            result = Result.model_validate_json(line)
-            # Who paid for it in this run has lost it; for the others it was paid before.
-            outcome = "lost" if (result.outcome, reason) == ("bought", "missing") else "failed"
-            self.put_result(result.model_copy(update={"outcome": outcome, "reason": reason, "error": message}))
+            self.put_result(gone(Result.model_validate_json(line), reason, message))
 
     def put_unfinished(self, result: Result, warning: str) -> None:
         """A product keeps what it had: its new picture is there, and its files are for the next plan to make."""

@@ -7,12 +7,11 @@ for one by one; rows stream twice through the file; what is kept of a row is its
 from __future__ import annotations
 
 import gc
-import json
 import math
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
@@ -30,6 +29,7 @@ from airflow_provider_bgai.catalogue.planning.naming import NamedWish, Names
 from airflow_provider_bgai.catalogue.planning.plan import Plan, PlanRecord, Refusal
 from airflow_provider_bgai.catalogue.planning.tried import Tried
 from airflow_provider_bgai.catalogue.recipe import Recipe, load_recipe
+from airflow_provider_bgai.catalogue.results import canonical, left_out_line, refused_line, unchanged_line
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import Run
@@ -243,7 +243,7 @@ class _Planner:
         }
         if landed and self.only != "all" and not self._to_finish(wish.product.sku, wish.category, wish.name):
             self.counts["unchanged"] += 1
-            self.planned.add(_canonical({**line, "outcome": "unchanged"}))
+            self.planned.add(unchanged_line(line))
         else:
             self.found.add(wish, {**line, "request": wish.request.asked()}, number, landed=landed)
 
@@ -259,8 +259,7 @@ class _Planner:
         self.counts["refused"] += 1
         if len(self.refusals) < REFUSALS:
             self.refusals.append(Refusal(sku=sku, reason=reason))
-        result = {"sku": sku, "outcome": "refused", "name": key, "category": category}
-        self.planned.add(_canonical({**result, "reason": "refused", "error": reason}))
+        self.planned.add(refused_line(sku, key, category, reason))
 
     # Writing
 
@@ -293,7 +292,7 @@ class _Planner:
                 "changed": changed,
                 "priority": found.priorities[place],
             }
-            shards.add(_canonical(wanted))
+            shards.add(canonical(wanted))
         taken = set(chosen)
         for place in range(len(found)):
             if place not in taken:
@@ -333,11 +332,7 @@ class _Planner:
         self.counts[said if said in LEFT_OUT else "over_budget"] += len(skus)
         known = {name: line[name] for name in ("category", "fingerprint", "source", "prompt_sha256")}
         for sku, key in skus:
-            result = {"sku": sku, "outcome": outcome, "name": key, **known, "reason": reason, "error": problem}
-            self.planned.add(_canonical(result))
-
-
-_canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+            self.planned.add(left_out_line(sku, key, known, outcome, reason, problem))
 
 
 @contextmanager
