@@ -70,7 +70,7 @@ class BackgroundHook(Vendor):
     def prepare_blocking(self, request: BackgroundRequest) -> None:
         """Look up all connections a request needs, before an event loop starts.
 
-        A worker asks its supervisor for connections over one blocking channel; that must not happen on a loop.
+        A worker asks its supervisor for them over one blocking channel; that must not happen on a loop.
         """
         _ = self.settings
         needs_s3 = [request.image, request.guidance_image, self.staging]
@@ -158,8 +158,7 @@ class BackgroundHook(Vendor):
     async def send(self, outgoing: Outgoing, before: Callable[[], Awaitable[None]] | None = None) -> Generation:
         """Exactly one paid HTTP request on a fresh connection, inside a :meth:`turn` held by the caller.
 
-        :param before: awaited when the line is open, right before the first byte goes out: what it raises keeps the
-            request back. Here who buys writes down that he is about to pay.
+        :param before: see :meth:`Channel.send`; here who buys writes down that he is about to pay.
         :returns: pending with a ``task_id``, succeeded, or failed where the vendor's own task has failed at once.
         :raises BgaiError: by what the answer means for the money.
         """
@@ -281,7 +280,7 @@ class BackgroundHook(Vendor):
         await results.fetch(await self._open(), image, file)
 
     async def download(self, generation: Generation) -> list[bytes]:
-        """The pictures of a generation, as bytes, in the vendor's order, each one whole.
+        """The pictures of a generation, in the vendor's order, each one whole.
 
         :raises LostError: if one is gone or stays damaged; with the task ID: :meth:`poll` may give a fresh link.
         :raises PollError: as :meth:`fetch`.
