@@ -25,7 +25,7 @@ def tasks(box, product):
     from airflow_provider_bgai.sandbox.state import Recipe
 
     def make(count: int, latency: float, final_state: int | None = 1) -> list[str]:
-        recipe = Recipe(box._state.keep(product), "on a beach", 1, 1024)
+        recipe = Recipe(box._state.uploads.keep(product), "on a beach", 1, 1024)
         for number in range(count):
             task = Task(f"task-{number}", "gptge", KEYS["gptge"], recipe, 1, latency, final_state=final_state)
             box._state.add(task)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +12,7 @@ from tests.conftest import VENDORS
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 
-@pytest.fixture(scope="module")
-def examples(airflow_db: None) -> dict[str, Any]:
+def test_each_says_in_airflow_what_its_file_says(airflow_db):
     try:
         from airflow.dag_processing.dagbag import DagBag
     except ImportError:  # Airflow 2.11
@@ -22,20 +20,17 @@ def examples(airflow_db: None) -> dict[str, Any]:
 
     bag = DagBag(EXAMPLES)
     assert bag.import_errors == {}
-    return dict(bag.dags)
-
-
-def test_each_says_in_airflow_what_its_file_says(examples):
-    told = {Path(dag.fileloc): dag.doc_md for dag in examples.values()}
-    assert {path: ast.get_docstring(ast.parse(path.read_text()), clean=False) for path in told} == told
-    assert set(told) == set(EXAMPLES.glob("*.py"))
+    said = {Path(dag.fileloc): dag.doc_md for dag in bag.dags.values()}
+    assert said == {path: ast.get_docstring(ast.parse(path.read_text()), clean=False) for path in said}
+    assert set(said) == set(EXAMPLES.glob("*.py"))
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_step_by_step_lands_one_picture_with_any_vendor(examples, box, s3, connections, storage, product, vendor):
+def test_step_by_step_lands_one_picture_with_any_vendor(dags, box, s3, connections, storage, product, vendor):
+    """Airflow runs what is in its own folder, so a link to the example stands there."""
     assert s3.bucket == "catalogue"
     storage.put("s3://catalogue/images/glass-tea-mug.png", product)
-    run = examples["submit_sensor_land"].test(run_conf={"vendor": vendor})
+    run = dags["submit_sensor_land"].test(run_conf={"vendor": vendor})
     assert str(run.state) == "success"
     assert box.images_charged() == box.images_charged(vendor) == 1
     assert len(list(storage.list(f"s3://catalogue/step-by-step/{vendor}-1."))) == 1

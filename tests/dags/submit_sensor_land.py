@@ -1,0 +1,1 @@
+../../example_dags/submit_sensor_land.py
