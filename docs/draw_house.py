@@ -20,7 +20,7 @@ LEFT_OUT = {"__init__", "exceptions", "sandbox", "get_provider_info"}
 """Everybody imports the exceptions and may ask for the list of vendors, and nobody the sandbox."""
 
 WIDE, HIGH, GAP_X, GAP_Y, MARGIN = 210, 92, 26, 44, 20
-LETTERS = 34
+LETTERS = 31
 
 
 def imports() -> dict[str, set[str]]:
