@@ -12,7 +12,7 @@
     ├── RetiredError              the vendor or its model is gone           nothing paid
     ├── OverBudgetError           a cap of your own is reached              nothing paid
     ├── RateLimitError            too fast                                  nothing paid
-    ├── NeverSentError            no connection was made                    nothing paid
+    ├── NeverSentError            not a byte of it went out                 nothing paid
     ├── StoppedError              this connection is not asked for now      nothing paid
     ├── GivenUpError              paid in vain too often before             nothing paid now
     ├── VendorFaultError          failed, and documented as not charged     nothing paid
@@ -121,7 +121,7 @@ class RateLimitError(BgaiError):
 
 
 class NeverSentError(BgaiError):
-    """No connection was made (DNS, refused, TLS, a proxy's refused CONNECT), so nothing can have been charged."""
+    """Not a byte of it went out (DNS, refused, TLS, a proxy's refused CONNECT, no record), so nothing is charged."""
 
     reason = "never_sent"
 
