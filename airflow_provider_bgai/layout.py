@@ -193,6 +193,10 @@ class Run:
         """Where the results of a shard (a URI) are."""
         return f"{self.results}/{shard.rpartition('/')[2]}"
 
+    def landed_of(self, shard: str) -> str:
+        """Where the results of what has landed so far are, of a shard (a URI) whose task is deferred."""
+        return f"{self.folder}/landed/{shard.rpartition('/')[2]}"
+
 
 def run_of(uri: str) -> Run:
     """The run that a file (its plan, a shard) belongs to. :raises InvalidRequestError: if it is none of a run's."""

@@ -137,7 +137,8 @@ def ours(
         progress = asyncio.run(a_pass(None if deferred else 120.0))
         while progress.pending:
             time.sleep(LATENCY)
-            progress = asyncio.run(a_pass(0.0, resumed=True, begun=progress.begun, later=progress.later))
+            known = {"begun": progress.begun, "later": progress.later, "landed": progress.landed}
+            progress = asyncio.run(a_pass(0.0, resumed=True, **known))
     outcomes = Counter(result.outcome for result in give_up(items, progress, "benchmark"))
     if not outcomes.keys() <= {"bought", "reused"} or outcomes.total() != len(items):
         raise SystemExit(f"not all were bought: {outcomes}")

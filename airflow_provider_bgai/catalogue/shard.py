@@ -99,6 +99,11 @@ class Progress:
     troubles: list[StoreError] = field(default_factory=list)
 
     @property
+    def landed(self) -> dict[int, list[Result]]:
+        """The results with pictures, for the next pass."""
+        return {place: found for place, found in self.results.items() if all(it.images for it in found)}
+
+    @property
     def begun(self) -> dict[int, Begun]:
         """The calls under way, for the next pass."""
         return {place: (call.fingerprint, call.number) for place, (call, _) in self.pending.items()}
@@ -112,6 +117,7 @@ async def generate(
     resumed: bool = False,
     begun: Mapping[int, Begun] | None = None,
     later: Collection[int] = (),
+    landed: Mapping[int, list[Result]] | None = None,
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
@@ -119,11 +125,11 @@ async def generate(
         task waits in the triggerer).
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
         a connection that is not proved.
-    :param begun, later: of the last pass, where it is known: what need not be looked for.
+    :param begun, later, landed: of the last pass, where it is known: what need not be looked for.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots = asyncio.Semaphore(shard.in_flight)
-    progress = Progress(later=list(later))
+    progress = Progress(results=dict(landed or {}), later=list(later))
     under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
@@ -136,7 +142,8 @@ async def generate(
                 group.create_task(walk(place, resumed=resumed))
 
     shard.buyer.hold_back(resumed)
-    await all_of([place for place in range(len(wanted)) if place not in later], resumed=resumed)
+    first = [place for place in range(len(wanted)) if place not in later and place not in progress.results]
+    await all_of(first, resumed=resumed)
     while progress.later:
         # What was held back may begin once the earlier calls are collected, or once something has landed.
         places, progress.later = progress.later, []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.record import Call
     from airflow_provider_bgai.catalogue.finishing import Sign
     from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
-    from airflow_provider_bgai.catalogue.results import Wanted
+    from airflow_provider_bgai.catalogue.results import Result, Wanted
     from airflow_provider_bgai.catalogue.shard import Progress
     from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.storage import Storage
@@ -83,13 +83,17 @@ class ShardTask:
         :param shards: how many buy side by side.
         :param asked: what :class:`~airflow_provider_bgai.catalogue.shard.Shard` takes from the operator.
         :param how: as :func:`~airflow_provider_bgai.catalogue.shard.generate` takes it.
+        :raises StoreError: if what the last pass has kept cannot be read.
         """
         from airflow_provider_bgai.buying.budget import Budget
         from airflow_provider_bgai.buying.buyer import Buyer
+        from airflow_provider_bgai.buying.calls import in_thread
         from airflow_provider_bgai.buying.caps import Caps
         from airflow_provider_bgai.catalogue.shard import Shard, generate
 
         storage, layout = self.ledger.storage, self.ledger.layout
+        if "begun" in how:
+            how["landed"] = await in_thread(self.landed)
         purse = Budget(storage, layout.root, Caps.model_validate(caps), self.plan.run, self.name)
         account = accounts(storage, layout.staged)
         buyer = Buyer(
@@ -100,6 +104,33 @@ class ShardTask:
             return await generate(shard, self.wanted, **how), buyer.ended
         finally:
             await wind_up(buyer, purse)
+
+    def keep(self, progress: Progress) -> None:
+        """Keep what has landed for the next pass, which reads nothing of it any more."""
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import NDJSON, dump_lines
+
+        storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
+        if landed := [it for found in progress.landed.values() for it in found]:
+            body = dump_lines(landed)
+            storage.insist(lambda: storage.put(uri, body, content_type=NDJSON), "what has landed of the shard")
+
+    def landed(self) -> dict[int, list[Result]]:
+        """What :meth:`keep` kept, by the places of the pictures."""
+        from airflow_provider_bgai.catalogue.results import Result
+        from airflow_provider_bgai.layout import run_of
+        from airflow_provider_bgai.lines import parse_lines
+
+        storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
+        try:
+            lines = storage.insist(lambda: storage.read(uri), "what has landed of the shard").splitlines()
+        except FileNotFoundError:
+            return {}
+        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
+        found: dict[int, list[Result]] = {}
+        for result in parse_lines(Result, lines, uri):
+            found.setdefault(place_of[result.sku], []).append(result)
+        return found
 
     def write(self, progress: Progress, ended: Sequence[Call]) -> dict[str, Any]:
         """Write the results; report them, and what this shard's calls cost so far, those of its earlier tries included.

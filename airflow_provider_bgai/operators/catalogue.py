@@ -276,6 +276,7 @@ class GenerateCatalogueOperator(BaseOperator):
             # One trigger speaks with one vendor. Others' tasks, after a failover, are collected in the next pass.
             by_connection = Counter(call.conn_id for call in waiting)
             ((conn_id, _),) = by_connection.most_common(1)
+            task.keep(progress)
             self.defer(
                 trigger=BackgroundTaskTrigger(
                     conn_id=conn_id,

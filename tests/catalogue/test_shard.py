@@ -18,6 +18,7 @@ from airflow_provider_bgai.catalogue import shard as module
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
 from airflow_provider_bgai.catalogue.shard import Progress, Shard, generate, give_up
+from airflow_provider_bgai.operators._shard import ShardTask
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import Storage
 from tests.catalogue.nights import Catalogue, photo, run_shard
@@ -189,12 +190,25 @@ def test_a_deferred_shard_goes_on_where_its_last_pass_ended(catalogue, night, wa
         if not progress.pending:
             break
         monkeypatch.setattr("airflow_provider_bgai.buying.payment.WORKER", f"process {passes}")
-        progress = tonight.passes(0.0, resumed=True, begun=progress.begun, later=progress.later)
+        known = {"begun": progress.begun, "later": progress.later, "landed": progress.landed}
+        progress = tonight.passes(0.0, resumed=True, **known)
     assert counted(tonight.results) == {"bought": 40}
     assert catalogue.box.bill()["picwish"] == 40
     assert requests["PutObject open"] == 40  # what the last pass told of need not be found and marked again
     assert requests.total() <= 9 * 40, requests
     assert settled(catalogue)
+
+
+def test_what_has_landed_is_kept_for_the_next_pass(catalogue):
+    for sku in ("A", "B", "C"):
+        catalogue.add(sku, photo("B" if sku == "C" else sku), title="Same")
+    (uri,) = catalogue.plan().shards
+    task = ShardTask.read(uri, catalogue.storage)
+    assert task.landed() == {}
+    progress = run_shard(Shard(catalogue.buyer("one", "one/0000"), finishing=UNSEEN), task.wanted)
+    assert progress.landed == progress.results
+    task.keep(progress)
+    assert ShardTask.read(uri, catalogue.storage).landed() == progress.landed
 
 
 def test_a_retry_marks_again_what_it_finds_under_way(catalogue, night, wanted, requests, monkeypatch):

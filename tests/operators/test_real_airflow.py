@@ -88,8 +88,9 @@ def test_a_user_who_ends_a_deferred_task_loses_nothing_that_was_paid(api, box, s
 def test_a_cleared_task_finds_its_picture_and_pays_nothing(api, box, start):
     run_id = start("generate_deferred")
     assert ended(api, "generate_deferred", run_id) == "success"
+    (first,) = api.task_instances("generate_deferred", run_id)
     api.clear("generate_deferred", run_id)
-    wait_until(lambda: api.task_instances("generate_deferred", run_id)[0]["try_number"] == 2)
+    wait_until(lambda: api.task_instances("generate_deferred", run_id)[0]["try_number"] > first["try_number"])
     assert ended(api, "generate_deferred", run_id) == "success"
     assert api.result("generate_deferred", run_id, "generate")["reused"] is True
     assert box.images_charged() == 1
