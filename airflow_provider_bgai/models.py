@@ -50,8 +50,7 @@ class BackgroundRequest:
     def __post_init__(self) -> None:
         # Forms and templates hand over "", "3" and "x\n" where Python code writes None, 3 and "x".
         for name in ("image", "prompt", "negative_prompt", "template", "guidance_image", "guidance_scale", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, str | Path):
+            if (value := getattr(self, name)) is not None and isinstance(value, str | Path):
                 self._set(name, str(value).strip() or None)
         for name, kind in (("count", int), ("seed", int), ("guidance_scale", float)):
             if (value := getattr(self, name)) is not None:

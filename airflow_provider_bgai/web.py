@@ -14,11 +14,12 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, TYPE_CHECKING
+from http.cookiejar import DefaultCookiePolicy
+from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 5
 CHUNK = 1 << 20
 CONNECT_TIMEOUT = 15.0
+MAX_HOSTS = 16
+"""Whose connections are kept open."""
 
 # Addresses that stand for an IPv4 address behind a translator (RFC 6052).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -98,14 +101,63 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, UnreachableError) and not isinstance(error, PrivateAddressError)
 
 
-async def fetch(url: str, file: IO[bytes], *, allow_private_hosts: bool, timeout: float, max_bytes: int) -> Fetched:
+class Lines:
+    """Connections that are kept open for the next file of the same host, on one event loop.
+
+    Each host name has its own, so that none that was opened (and proved its certificate) for one name serves another.
+
+    :param kept: connections to each host that are kept open unused.
+    """
+
+    def __init__(self, kept: int = 1) -> None:
+        self.kept = kept
+        self._clients: dict[Hashable, httpx.AsyncClient] = {}
+
+    @asynccontextmanager
+    async def client(self, proxy: str | None, host: str, timeout: float) -> AsyncIterator[httpx.AsyncClient]:
+        """A client for a host, kept unless there are too many hosts already."""
+        import httpx
+
+        key = (proxy, host, timeout)
+        if key not in self._clients and len(self._clients) == MAX_HOSTS:
+            async with new_client(proxy, timeout, tls_context()) as client:
+                yield client
+            return
+        if key not in self._clients:
+            limits = httpx.Limits(max_keepalive_connections=self.kept)
+            self._clients[key] = new_client(proxy, timeout, tls_context(), limits)
+        yield self._clients[key]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close them."""
+        for client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+
+async def fetch(
+    url: str,
+    file: IO[bytes],
+    *,
+    allow_private_hosts: bool,
+    timeout: float,
+    max_bytes: int,
+    lines: Lines | None = None,
+) -> Fetched:
     """Write what is behind a URL to a file, streaming, from its beginning.
 
     :param timeout: seconds for everything.
+    :param lines: what is kept open between files; None: nothing.
     :raises GoneError, ForbiddenError, BadLinkError, TooLargeError, UnreachableError: see each of them. What
         the file itself raises (a full disk) is passed on.
     """
-    async with _get(url, {}, allow_private_hosts, timeout) as response:
+    async with _get(url, {}, allow_private_hosts, timeout, lines) as response:
         size = 0
         async for chunk in response.aiter_bytes(CHUNK):
             if size + len(chunk) > max_bytes:
@@ -163,7 +215,7 @@ def proxy_for(url: str) -> str | None:
 def new_client(
     proxy: str | None, timeout: float, tls: ssl.SSLContext, limits: httpx.Limits | None = None
 ) -> httpx.AsyncClient:
-    """An HTTP client that follows no redirect and reads nothing else from the environment.
+    """An HTTP client that follows no redirect, keeps no cookie and reads nothing else from the environment.
 
     :param proxy: from :func:`proxy_for`; deciding on it here keeps names and routes from disagreeing.
     :param tls: from :func:`tls_context`.
@@ -172,7 +224,7 @@ def new_client(
     import httpx
 
     try:
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             proxy=proxy,
             # Connecting gets a part of the time only, so that "not connected" is told from "no answer".
             timeout=httpx.Timeout(timeout, connect=min(timeout / 3, CONNECT_TIMEOUT)),
@@ -183,6 +235,8 @@ def new_client(
         )
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         raise UnreachableError(f"the proxy of the environment cannot be used: {error}") from None
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
 
 
 @cache
@@ -211,20 +265,20 @@ async def private_address(url: str) -> str | None:
 
 @asynccontextmanager
 async def _get(
-    url: str, headers: dict[str, str], allow_private_hosts: bool, timeout: float
+    url: str, headers: dict[str, str], allow_private_hosts: bool, timeout: float, lines: Lines | None = None
 ) -> AsyncIterator[httpx.Response]:
     """GET a URL, following redirects; the answer is a good one, and its body is still to be read."""
     import httpx
 
-    known = tls_context.cache_info().currsize
-    tls = tls_context() if known else await asyncio.to_thread(tls_context)
-
+    if not tls_context.cache_info().currsize:
+        await asyncio.to_thread(tls_context)
+    own = lines or Lines()
     try:
         async with asyncio.timeout(timeout):
             for _ in range(MAX_REDIRECTS + 1):
                 target = parse(url)
                 proxy = proxy_for(str(target))
-                async with new_client(proxy, timeout, tls) as client:
+                async with own.client(proxy, target.host, timeout) as client:
                     request = await _request(client, target, headers, allow_private_hosts, proxied=bool(proxy))
                     response = await client.send(request, stream=True)
                     try:
@@ -243,6 +297,9 @@ async def _get(
         raise UnreachableError(f"the proxy refused the connection: {error}") from None
     except (httpx.HTTPError, TimeoutError, UnicodeError) as error:
         raise UnreachableError(f"no answer: {type(error).__name__}") from None
+    finally:
+        if lines is None:
+            await own.aclose()
 
 
 async def _request(

@@ -22,6 +22,7 @@ class Seen:
     path: str
     headers: dict[str, str]
     body: bytes
+    port: int = 0
 
 
 @dataclass
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     def read(self) -> Seen:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        return Seen(self.command, self.path, headers, body)
+        return Seen(self.command, self.path, headers, body, self.client_address[1])
 
     def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)

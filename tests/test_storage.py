@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_bgai import storage as module
+from airflow_provider_bgai.buying.store import check_store
 from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, StoreError
 from airflow_provider_bgai.layout import Layout
-from airflow_provider_bgai.storage import Storage, check_store, split_uri
+from airflow_provider_bgai.storage import Storage, split_uri
 
 
 @pytest.fixture

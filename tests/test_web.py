@@ -52,9 +52,16 @@ def cdn(monkeypatch: pytest.MonkeyPatch, website: Website) -> str:
     return website.url.replace("127.0.0.1", "cdn.example")
 
 
-async def fetch(url: str, *, private: bool = False, file: io.BytesIO | None = None, timeout: float = 10) -> bytes:
+async def fetch(
+    url: str,
+    *,
+    private: bool = False,
+    file: io.BytesIO | None = None,
+    timeout: float = 10,
+    lines: web.Lines | None = None,
+) -> bytes:
     file = io.BytesIO() if file is None else file
-    await web.fetch(url, file, allow_private_hosts=private, timeout=timeout, max_bytes=MOST)
+    await web.fetch(url, file, allow_private_hosts=private, timeout=timeout, max_bytes=MOST, lines=lines)
     return file.getvalue()
 
 
@@ -126,10 +133,27 @@ async def test_a_checked_name_is_reached_at_the_checked_address_under_its_own_na
 
 async def test_no_credentials_go_out(website):
     link = website.answer("/a.png", b"picture", Set_Cookie="a=b").replace("http://", "http://user:word@")
-    await fetch(link, private=True)
-    await fetch(link, private=True)
+    async with web.Lines() as lines:
+        await fetch(link, private=True, lines=lines)
+        await fetch(link, private=True, lines=lines)
     for seen in website.requests:
         assert {"authorization", "cookie", "referer"}.isdisjoint(seen.headers)
+
+
+async def test_a_connection_is_kept_for_the_next_file_of_the_same_name_only(website, cdn, monkeypatch):
+    website.answer("/a.png", b"picture")
+    async with web.Lines() as lines:
+        for url in (cdn, cdn, website.url, cdn, website.url):
+            await fetch(f"{url}/a.png", private=url != cdn, lines=lines)
+        monkeypatch.setattr(web, "MAX_HOSTS", 2)
+        for _ in range(2):
+            await fetch(f"{website.url.replace('127.0.0.1', 'localhost')}/a.png", private=True, lines=lines)
+    one, two, other, three, again, alone, once_more = [seen.port for seen in website.requests]
+    assert one == two == three
+    assert other == again != one
+    assert len({one, other, alone, once_more}) == 4
+    await fetch(cdn + "/a.png")
+    assert website.requests[-1].port not in {one, other}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ from pydantic import (
 )
 
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.manifest import Product, column_name, is_remote, resolve, shown
+from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve, shown
+from airflow_provider_bgai.catalogue.tables import column_name
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import MAX_SEGMENT
 from airflow_provider_bgai.models import BackgroundRequest

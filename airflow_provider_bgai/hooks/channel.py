@@ -13,7 +13,6 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_bgai import web
@@ -83,11 +82,11 @@ class Channel:
         def client(kept: int) -> httpx.AsyncClient:
             limits = httpx.Limits(max_connections=settings.max_concurrency + 4, max_keepalive_connections=kept)
             proxy = web.proxy_for(settings.base_url)
-            made = web.new_client(proxy, settings.timeout, web.tls_context(), limits=limits)
-            made.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            return made
+            return web.new_client(proxy, settings.timeout, web.tls_context(), limits=limits)
 
         self._fresh, self._kept = client(0), client(settings.max_concurrency)
+        self.lines = web.Lines(settings.max_concurrency)
+        """To where the results lie."""
         # A burst of at most one second's worth, so that a vendor that counts per second is not overrun.
         burst = max(1.0, settings.requests_per_minute / 60)
         self.limiter: AsyncLimiter = AsyncLimiter(burst, burst * 60 / settings.requests_per_minute)
@@ -207,6 +206,7 @@ class Channel:
         """Close the clients."""
         await self._fresh.aclose()
         await self._kept.aclose()
+        await self.lines.aclose()
 
 
 class Channels:

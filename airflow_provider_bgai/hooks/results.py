@@ -41,6 +41,7 @@ async def fetch(channel: Channel, image: str | bytes, file: IO[bytes]) -> None:
                         allow_private_hosts=settings.allow_private_hosts,
                         timeout=settings.timeout,
                         max_bytes=MAX_BYTES,
+                        lines=channel.lines,
                     )
     except web.WebError as error:
         cls = _MEANING.get(type(error), PollError)

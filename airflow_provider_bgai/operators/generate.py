@@ -262,7 +262,7 @@ class GenerateBackgroundOperator(BaseOperator):
         """S3 and the ledger, tried once before anything is spent."""
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.landing import destination_root
-        from airflow_provider_bgai.storage import check_store
+        from airflow_provider_bgai.buying.store import check_store
 
         storage = open_storage(self.aws_conn_id, self.extra_args)
         ledger = Ledger(storage, self.ledger or destination_root(self.destination))

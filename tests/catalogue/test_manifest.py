@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_bgai.catalogue import manifest as module
-from airflow_provider_bgai.catalogue.manifest import (
-    MAX_LINE,
-    ManifestError,
-    Product,
-    RefusedRow,
-    open_manifest,
-    read_manifest,
-)
+from airflow_provider_bgai.catalogue.manifest import Product, RefusedRow, open_manifest, read_manifest
+from airflow_provider_bgai.catalogue.tables import MAX_LINE, ManifestError
 from airflow_provider_bgai.storage import Storage
 
 ROWS = [
@@ -223,7 +217,7 @@ def web(tmp_path) -> Iterator[str]:
 def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path, web):
     images = ["images/a.png", "../../a.png", "/etc/b.png", "file:///etc/b.png", "x:/etc/b.png", "//["]
     (tmp_path / "p.csv").write_text("sku,image\n" + "".join(f"{n},{image}\n" for n, image in enumerate(images)))
-    with open_manifest(f"{web}/p.csv?signature=secret", Storage(None)) as manifest:
+    with open_manifest(f"{web}/p.csv?signature=secret", Storage(None), allow_private_hosts=True) as manifest:
         one, two, *refused = manifest
         assert [one.image, two.image] == [f"{web}/images/a.png", f"{web}/a.png"]
         assert all(isinstance(it, RefusedRow) for it in refused)
@@ -235,8 +229,8 @@ def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path, web):
     ("address", "problem"),
     [
         ("{web}/nothing.csv?signature=secret", "cannot be fetched: its server says 404"),
-        ("{web}/large.csv?signature=secret", "is larger than 1,000 bytes"),
-        ("http://127.0.0.1:1/p.csv?signature=secret", "cannot be fetched: ConnectError"),
+        ("{web}/large.csv?signature=secret", "it is larger than 1,000 bytes"),
+        ("http://127.0.0.1:1/p.csv?signature=secret", "cannot be fetched: no answer: ConnectError"),
         ("http://127.0.0.1:99999/p.csv?signature=secret", "has an impossible port"),
     ],
 )
@@ -244,9 +238,14 @@ def test_a_manifest_that_cannot_be_fetched_is_refused_in_words(tmp_path, web, mo
     monkeypatch.setattr(module, "MAX_BYTES", 1000)
     (tmp_path / "large.csv").write_bytes(b"sku,image\n" * 101)
     with pytest.raises(ManifestError) as error:
-        list(read_manifest(address.format(web=web), Storage(None)))
+        list(read_manifest(address.format(web=web), Storage(None), allow_private_hosts=True))
     assert problem in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_manifest_of_a_private_host_is_fetched_only_where_such_are_allowed(web):
+    with pytest.raises(ManifestError, match="a private or local address .*allow_private_hosts"):
+        list(read_manifest(f"{web}/p.csv", Storage(None)))
 
 
 @pytest.mark.parametrize(
@@ -396,9 +395,11 @@ def test_arbitrary_bytes_are_rows_or_refused(tmp_path_factory, data, suffix, hea
     path = Path(tmp_path_factory.getbasetemp()) / f"arbitrary.{suffix}"
     path.write_bytes((b"sku,image,title\n" if header else b"") + data)
     try:
-        found = list(read_manifest(str(path), Storage(None)))
+        with open_manifest(str(path), Storage(None)) as manifest:
+            found, images = list(manifest), set(manifest.images())
     except ManifestError:
         return
+    assert {(it.sku, it.image) for it in found if isinstance(it, Product)} <= images
     for row in found:
         assert row.row >= 1
         json.dumps([row.sku, getattr(row, "message", "")], ensure_ascii=False).encode()
@@ -412,9 +413,11 @@ def test_any_text_a_csv_writer_writes_is_read_or_refused_row_by_row(tmp_path_fac
     texts = [(f"sku-{n}", one.replace("\0", ""), two.replace("\0", "")) for n, (one, two) in enumerate(rows)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["sku", "image", "one", "two"])
-        writer.writerows([sku, "a.png", one, two] for sku, one, two in texts)
-    found = list(read_manifest(str(path), Storage(None)))
+        writer.writerow(["sku", " image ", "one", "two"])
+        writer.writerows([sku, f"{sku}.png", one, two] for sku, one, two in texts)
+    with open_manifest(str(path), Storage(None)) as manifest:
+        found = list(manifest)
+        assert list(manifest.images()) == [(it.sku, it.image) for it in found]
     assert [(it.sku, it.fields["one"], it.fields["two"]) for it in found] == [
         tuple(text if text.strip() else "" for text in row) for row in texts
     ]

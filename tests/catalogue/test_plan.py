@@ -17,12 +17,12 @@ from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.decision import Asks, decide
 from airflow_provider_bgai.buying.decisions import Note
 from airflow_provider_bgai.buying.purchase import Wish, name_of, open_wish
-from airflow_provider_bgai.catalogue.manifest import ManifestError
 from airflow_provider_bgai.catalogue.planning import tried
 from airflow_provider_bgai.catalogue.planning.images import FEW_IN_FOLDER
 from airflow_provider_bgai.catalogue.planning.plan import read_plan
 from airflow_provider_bgai.catalogue.recipe import RecipeError
 from airflow_provider_bgai.catalogue.state import SkuState, read_state, write_state
+from airflow_provider_bgai.catalogue.tables import ManifestError
 from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError
 from airflow_provider_bgai.storage import Storage
 from tests.catalogue.nights import RECIPE, photo
@@ -664,7 +664,7 @@ def test_a_record_that_is_gone_while_its_picture_is_there_is_restored_and_nothin
 
 def test_a_picture_that_another_run_lands_while_the_plan_lists_is_no_lost_record(three, monkeypatch):
     three.remember()
-    wanted, real, landed = three.wanted(three.plan()), Storage.list, []
+    wanted, real, landed = three.wanted(three.plan()), Storage.list_uris, []
 
     def listing(self, prefix):
         yield from real(self, prefix)
@@ -672,7 +672,7 @@ def test_a_picture_that_another_run_lands_while_the_plan_lists_is_no_lost_record
             landed.append(three.call(wanted[0], state="landed"))
 
     landed_name = wanted[0].fingerprint
-    monkeypatch.setattr(Storage, "list", listing)
+    monkeypatch.setattr(Storage, "list_uris", listing)
     plan = three.plan()
     assert (len(landed), plan.counts) == (1, {"new": 3})
 

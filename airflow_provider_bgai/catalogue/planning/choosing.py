@@ -67,6 +67,7 @@ class Candidates:
         self.problems: dict[int, str] = {}
         self.skus: set[str] = set()
         self._lines: array[int] = array("q", [0])  # where each one begins, and the last one ends
+        self._written = False  # and not in the file yet
         self._counts: array[int] = array("l")
         self._able: array[int] = array("b")
         self._numbers: array[int] = array("l")  # of the last call; 0: never tried, -1: not known before it is read
@@ -92,6 +93,7 @@ class Candidates:
         text = json.dumps(line).encode()
         self._lines.append(self._lines[-1] + len(text))
         self.spool.write(text)
+        self._written = True
         self.priorities.append(wish.priority)
         self._counts.append(wish.request.count)
         self._able.append(wish.able)
@@ -102,7 +104,9 @@ class Candidates:
     def line(self, place: int) -> dict[str, Any]:
         """A candidate's line, as it was added."""
         begins, ends = self._lines[place : place + 2]
-        self.spool.flush()
+        if self._written:
+            self.spool.flush()
+            self._written = False
         # Not seek and readline: that reads ten times as much, 100,000 times.
         line: dict[str, Any] = json.loads(os.pread(self.spool.fileno(), ends - begins, begins))
         return line

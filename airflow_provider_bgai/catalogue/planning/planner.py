@@ -22,6 +22,7 @@ from airflow_provider_bgai.buying.books import book, walk
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decision import Asks, OnUnknownOutcome
 from airflow_provider_bgai.buying.purchase import prompt_sha256
+from airflow_provider_bgai.buying.store import check_store
 from airflow_provider_bgai.catalogue.manifest import Manifest, Product, RefusedRow, open_manifest
 from airflow_provider_bgai.catalogue.planning.choosing import LEFT_OUT, Candidates
 from airflow_provider_bgai.catalogue.planning.images import Images, digest
@@ -36,7 +37,7 @@ from airflow_provider_bgai.layout import Run
 from airflow_provider_bgai.lines import LineFiles
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.sources import shown
-from airflow_provider_bgai.storage import Storage, check_store, split_uri
+from airflow_provider_bgai.storage import Storage, split_uri
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
@@ -102,7 +103,7 @@ def make_plan(
     asks = Asks(on_unknown_outcome, again=only not in ("changed", "all"))
     pictures, money = budget_left or (None, None)
     with (
-        open_manifest(manifest, storage) as rows,
+        open_manifest(manifest, storage, allow_private_hosts=hooks[0].settings.allow_private_hosts) as rows,
         tempfile.TemporaryFile() as spool,
         ThreadPoolExecutor(THREADS, "bgai-plan") as pool,
         _no_cycles(),
@@ -180,9 +181,9 @@ class _Planner:
 
     def survey(self, rows: Manifest) -> None:
         """List what is there: images, calls, pictures; and recall what the images were when they looked so before."""
-        for row in rows:
-            if isinstance(row, Product) and self._selected(row.sku):
-                self.images.expect(row.image)
+        for sku, image in rows.images():
+            if self._selected(sku):
+                self.images.expect(image)
         if isinstance(self.only, str):
             self.tried.survey()
             self.tried.check_published(self._published())

@@ -74,12 +74,12 @@ class Tried:
 
     def _list(self, start: str) -> tuple[dict[bytes, int], list[bytes]]:
         """What there is of the wishes whose fingerprint starts so; and those with pictures and no record of theirs."""
-        layout, listed = self.ledger.layout, self.ledger.storage.list
+        layout, listed = self.ledger.layout, self.ledger.storage.list_uris
         # Records are written before their pictures: what another run lands meanwhile has its record in the later list.
         pictures: dict[bytes, int] = {}
         parts: dict[tuple[bytes, int], set[int]] = {}
-        for item in listed(layout.pictures(start)):
-            if (picture := picture_of(item.uri)) is None:
+        for uri in listed(layout.pictures(start)):
+            if (picture := picture_of(uri)) is None:
                 continue
             name = bytes.fromhex(picture.fingerprint)
             whole = picture.count == 1
@@ -89,8 +89,8 @@ class Tried:
                 whole = len(seen) == picture.count
             pictures[name] = max(pictures.get(name, 0), picture.number * 4 + _SOME + (_WHOLE if whole else 0))
         found: dict[bytes, int] = {}
-        for item in listed(layout.calls(start)):
-            if (call := call_of(item.uri)) is not None:
+        for uri in listed(layout.calls(start)):
+            if (call := call_of(uri)) is not None:
                 name = bytes.fromhex(call[0])
                 found[name] = max(call[1] * 4, found.get(name, 0))
         lost = []
