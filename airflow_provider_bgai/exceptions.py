@@ -31,7 +31,7 @@ money or for who has to act.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 Paid = Literal["no", "perhaps", "yes"]
 
@@ -188,27 +188,10 @@ class LostError(BgaiError):
 
 
 class UnfaithfulError(BgaiError):
-    """Paid, and the picture does not show the product as it is. It lies in quarantine and is not published.
-
-    :param images: the pictures in quarantine, as records of S3 objects.
-    :param thumbnails: how they look, for reports.
-    """
+    """Paid, and the picture does not show the product as it is. It lies in quarantine and is not published."""
 
     reason = "quarantined"
     paid = "yes"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        images: tuple[Any, ...] = (),
-        thumbnails: Any = None,
-        vendor: str | None = None,
-        **details: Any,
-    ) -> None:
-        super().__init__(message, vendor=vendor, **details)
-        self.images = images
-        self.thumbnails = thumbnails
 
 
 BY_REASON: dict[str, type[BgaiError]] = {

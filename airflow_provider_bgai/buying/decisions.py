@@ -97,8 +97,6 @@ def refusal(ledger: Ledger, call: Call, *, held: bool, until: float | None) -> B
             "another seed or epoch",
             vendor=call.vendor,
             task_id=call.task_id,
-            images=call.quarantined,
-            thumbnails=call.thumbnails,
         )
     return GivenUpError(
         f"Given up: paid in vain or in doubt {call.in_vain} times, last {call.what}: {call.error}. It is not bought "

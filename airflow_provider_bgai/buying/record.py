@@ -160,8 +160,7 @@ def error_of(call: Call) -> BgaiError | None:
     if call.state in ("landed", "sent", "answered"):
         return None
     if call.state == "quarantined":
-        images, shown = call.quarantined, call.thumbnails
-        return UnfaithfulError(message, images=images, thumbnails=shown, vendor=call.vendor, task_id=task)
+        return UnfaithfulError(message, vendor=call.vendor, task_id=task)
     if call.state == "lost":
         return LostError(message, vendor=call.vendor, task_id=task)
     if call.state == "unknown":

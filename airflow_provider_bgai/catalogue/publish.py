@@ -151,7 +151,7 @@ def publish(
         # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
         turn.renew()
         write_state(storage, place.layout.root, collector.states())
-        switch.finish(history)
+        switch.conclude(history)
         if scratch.unpublished:
             write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
         report.write(published=True)
@@ -206,7 +206,7 @@ def rollback(
             raise PublishError(f"Run {target} was never published: there is no {place.mapping}") from None
         switch.announce()
         switch.make_true()
-        switch.finish(history)
+        switch.conclude(history)
         return _published(switch)
 
 

@@ -290,7 +290,9 @@ class Recipe(Style):
         if template is None:
             return text
         try:
-            return template.render({name: value or _empty(name) for name, value in product.fields.items()})
+            # As render() does, without copying 100,000 products' fields three times each.
+            fields = {**template.globals, **{name: value or _empty(name) for name, value in product.fields.items()}}
+            return "".join(template.root_render_func(template.new_context(fields, shared=True)))
         except _EmptyColumnError as error:
             raise self._refuse(product, field, str(error.message)) from None
         except UndefinedError as error:

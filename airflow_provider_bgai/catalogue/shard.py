@@ -243,7 +243,7 @@ class _Walk:
                     )
                 if (error := error_of(self.call)) is not None:
                     raise error
-                return await self._finished(self.call)
+                return await self._with_files(self.call)
             except VendorFaultError as error:
                 faults += 1
                 if faults == ATTEMPTS:
@@ -307,7 +307,7 @@ class _Walk:
         ledger, name = self.shard.buyer.ledger, purchase.fingerprint
         return await in_thread(lambda: ledger.storage.insist(lambda: ledger.last(name), f"the last call of {name}"))
 
-    async def _finished(self, call: Call) -> list[Result]:
+    async def _with_files(self, call: Call) -> list[Result]:
         """The results of a picture, with the files to be published of it."""
         buyer, finishing = self.shard.buyer, self.shard.finishing_of(self.item)
         results = landed_results(self.item, call, buyer.run, self.source)

@@ -111,12 +111,12 @@ class Switch:
             if entry is not None and self._shows(entry):
                 self.scratch.put_entries("wanted", [entry])
 
-    def finish(self, history: tuple[str, ...]) -> None:
+    def conclude(self, history: tuple[str, ...]) -> None:
         """Step 3: write the mapping, and switch ``current`` to it."""
         self.turn.check()
         write_lines(self.storage, self.place.mapping, self.scratch.lines("wanted", by="key"))
         self.turn.check()
-        self.turn.finish(history)
+        self.turn.switch_to_it(history)
         self.storage.delete(self.touched)
 
     def _copy(self, entries: Sequence[Entry]) -> Problem | None:

@@ -169,7 +169,7 @@ class Turn:
                 f"Publishing {self.place.run.name} was suspended for too long; it can be run again"
             )
 
-    def finish(self, history: tuple[str, ...]) -> None:
+    def switch_to_it(self, history: tuple[str, ...]) -> None:
         """The switch. :param history: what a rollback may go back to, latest first."""
         previous = history[0] if history else None
         at = self.storage.now()

@@ -41,9 +41,9 @@ class BackgroundHook(Vendor):
 
     :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in
         the connection form.
-    :param aws_conn_id: how ``s3://`` images are read.
+    :param storage: where ``s3://`` images are read, and local ones staged; None: by ``aws_conn_id``.
     :param staging: an ``s3://`` prefix where local images are put for vendors that take URLs only.
-    :param connection: the connection, if it has been looked up already.
+    :param given: ``connection`` and ``shards``, see :class:`~airflow_provider_bgai.hooks.connection.ConnectedHook`.
     """
 
     def __init__(
@@ -51,11 +51,14 @@ class BackgroundHook(Vendor):
         conn_id: str | None = None,
         *,
         aws_conn_id: str | None = "aws_default",
+        storage: Storage | None = None,
         staging: str | None = None,
-        connection: Any = None,
+        **given: Any,
     ) -> None:
-        super().__init__(conn_id, connection=connection)
+        super().__init__(conn_id, **given)
         self.aws_conn_id = aws_conn_id
+        if storage is not None:
+            self.storage = storage
         self.staging = staging
         self._channels = Channels()
         self._refusals = Refusals()

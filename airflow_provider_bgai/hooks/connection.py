@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -32,6 +32,7 @@ class Settings:
     :param label: the vendor's name in messages.
     :param key: the API key, possibly empty.
     :param base_url: without a trailing slash.
+    :param requests_per_minute, max_concurrency: this task's part of what the connection allows.
     :param timeout: seconds one call may take in all.
     :param price_per_image: None where it is not known; never taken for 0.
     :param extra: all extras of the connection, for the vendor's own.
@@ -74,6 +75,7 @@ class ConnectedHook(BaseHook):
 
     :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in the form.
     :param connection: the connection, if it has been looked up already.
+    :param shards: how many tasks use the connection side by side: each gets that part of its rate and slots.
     """
 
     conn_name_attr = "conn_id"
@@ -88,9 +90,10 @@ class ConnectedHook(BaseHook):
     default_timeout: ClassVar[float] = 120.0
     needs_key: ClassVar[bool] = True
 
-    def __init__(self, conn_id: str | None = None, *, connection: Any = None) -> None:
+    def __init__(self, conn_id: str | None = None, *, connection: Any = None, shards: int = 1) -> None:
         super().__init__()
         self.conn_id = conn_id or self.default_conn_name
+        self.shards = shards
         self._connection = connection
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -119,14 +122,6 @@ class ConnectedHook(BaseHook):
             extra = await get_async_extra_dejson(self._connection)
             self.__dict__["settings"] = read_settings(self, self._connection, extra)
         return self.settings
-
-    def share(self, tasks: int) -> None:
-        """Use a fraction of the connection's rate and slots, as one of so many tasks side by side."""
-        self.__dict__["settings"] = replace(
-            self.settings,
-            requests_per_minute=self.settings.requests_per_minute / tasks,
-            max_concurrency=max(1, self.settings.max_concurrency // tasks),
-        )
 
     def cost(self, images: int) -> Decimal | None:
         """Price of so many pictures in the connection's currency; None where the connection names no price."""
@@ -158,6 +153,8 @@ def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]
         except (TypeError, ValueError, ArithmeticError):
             raise wrong(f"extra {name}", extra[name], rule) from None
 
+    rate = read("requests_per_minute", hook.default_requests_per_minute, _positive, "must be a number above 0")
+    slots = read("max_concurrency", hook.default_max_concurrency, _whole, "must be a whole number above 0")
     base_url = _base_url(connection, hook.base_url)
     if rule := _broken_rule(base_url):
         shown = re.sub(r"//.*@", "//***@", str(connection.host))
@@ -168,10 +165,8 @@ def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]
         label=hook.hook_name,
         key=(connection.password or "").strip(),
         base_url=base_url,
-        requests_per_minute=read(
-            "requests_per_minute", hook.default_requests_per_minute, _positive, "must be a number above 0"
-        ),
-        max_concurrency=read("max_concurrency", hook.default_max_concurrency, _whole, "must be a whole number above 0"),
+        requests_per_minute=rate / hook.shards,
+        max_concurrency=max(1, slots // hook.shards),
         timeout=read("timeout", hook.default_timeout, _positive, "must be seconds above 0"),
         price_per_image=read("price_per_image", None, _price, "must be an amount like 0.05"),
         currency=str(extra.get("currency") or "USD"),

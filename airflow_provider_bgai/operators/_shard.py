@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook
 
-from airflow_provider_bgai.operators._task import accounts, wind_up
+from airflow_provider_bgai.operators._task import Accounts, wind_up
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.buying.calls import Ledger
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
     from airflow_provider_bgai.catalogue.results import Result, Wanted
     from airflow_provider_bgai.catalogue.shard import Progress
-    from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.storage import Storage
 
 
@@ -70,7 +69,7 @@ class ShardTask:
 
     async def generate(
         self,
-        hooks: list[BackgroundHook],
+        accounts: Accounts,
         *,
         caps: Mapping[str, Any],
         shards: int,
@@ -95,9 +94,14 @@ class ShardTask:
         if "begun" in how:
             how["landed"] = await in_thread(self.landed)
         purse = Budget(storage, layout.root, Caps.model_validate(caps), self.plan.run, self.name)
-        account = accounts(storage, layout.staged)
         buyer = Buyer(
-            hooks, self.ledger, run=self.plan.run, owner=self.owner, purse=purse, account=account, shards=shards
+            accounts.hooks,
+            self.ledger,
+            run=self.plan.run,
+            owner=self.owner,
+            purse=purse,
+            account=accounts,
+            shards=shards,
         )
         shard = Shard(buyer=buyer, finishing=self.plan.finishing, **asked)
         try:

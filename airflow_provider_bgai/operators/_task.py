@@ -1,16 +1,19 @@
-"""The rim of a task, which all of ours share: whose run it is, which accounts it has, how it fails."""
+"""The rim of a task, which all of ours share: whose run it is, which accounts it has, how it fails, what it tells."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_provider_bgai.exceptions import (
     BgaiError,
+    InvalidRequestError,
     NeverSentError,
     PollError,
     RateLimitError,
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_bgai.buying.budget import Budget
     from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.buying.record import Call
     from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.storage import Storage
 
@@ -68,37 +73,39 @@ def open_storage(aws_conn_id: str | None, extra_args: Mapping[str, Any] | None =
     return storage
 
 
-def open_hooks(
-    conn_id: str | Sequence[str], storage: Storage, *, staging: str | None = None, shards: int = 1
-) -> list[BackgroundHook]:
-    """The hooks of connections, looked up before an event loop starts.
+class Accounts:
+    """The hooks of connections, built whole before an event loop starts.
 
+    Called with a connection ID, it finds the hook of any other connection, for calls that another run has paid; None
+    where there is none any more.
+
+    :param conn_id: the connection, or several in order of preference; none where nothing is bought.
     :param staging: where pictures are put for vendors that take links only.
     :param shards: how many tasks share the connections' rates side by side.
+    :ivar hooks: of ``conn_id``, in that order.
     :raises AuthenticationError: naming the connection that is missing or wrong.
     """
-    from airflow_provider_bgai.hooks import get_hook
 
-    hooks = []
-    for name in [conn_id] if isinstance(conn_id, str) else conn_id:
-        hook = get_hook(name, aws_conn_id=storage.aws_conn_id, staging=staging)
-        hook.storage = storage
-        hook.share(shards)
-        hooks.append(hook)
-    return hooks
+    def __init__(
+        self, storage: Storage, conn_id: str | Sequence[str] = (), *, staging: str | None = None, shards: int = 1
+    ) -> None:
+        self._storage, self._staging, self._shards = storage, staging, shards
+        self.hooks = [self._open(name) for name in ([conn_id] if isinstance(conn_id, str) else conn_id)]
 
+    def __call__(self, conn_id: str) -> BackgroundHook | None:
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-def accounts(storage: Storage, staging: str | None = None) -> Callable[[str], BackgroundHook | None]:
-    """Finds the hook of any connection, for calls that another run has paid; None where there is none any more."""
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
-    def account(conn_id: str) -> BackgroundHook | None:
         try:
-            return open_hooks(conn_id, storage, staging=staging)[0]
+            return self._open(conn_id)
         except (BgaiError, AirflowNotFoundException):
             return None
 
-    return account
+    def _open(self, conn_id: str) -> BackgroundHook:
+        from airflow_provider_bgai.hooks import get_hook
+
+        hook = get_hook(conn_id, storage=self._storage, staging=self._staging, shards=self._shards)
+        _ = hook.settings  # a connection is looked up over a channel that blocks
+        return hook
 
 
 async def wind_up(buyer: Buyer, purse: Budget | None, *, settle_others_after: float | None = None) -> None:
@@ -129,3 +136,126 @@ async def wind_up(buyer: Buyer, purse: Budget | None, *, settle_others_after: fl
         except store_errors(BgaiError) as error:
             log.warning("%s could not be written, which the next run makes up for: %s", what, error)
     await buyer.aclose()
+
+
+def read_call(storage: Storage, uri: str | None) -> tuple[Ledger, Call]:
+    """A call by its record's URI, and its ledger. :raises InvalidRequestError: if there is none."""
+    from airflow_provider_bgai.buying.calls import Ledger
+    from airflow_provider_bgai.layout import call_of, root_of
+
+    name = call_of(uri or "")
+    ledger = Ledger(storage, root_of(uri or ""))
+    call = ledger.read(*name) if name else None
+    if call is None:
+        raise InvalidRequestError(f"{uri!r}: there is no record of a call")
+    return ledger, call
+
+
+def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget | None = None) -> Call:
+    """Bring a call of any run to its end, with the connection that paid for it.
+
+    :param run: who collects.
+    :param timeout: seconds to wait for the vendor.
+    :raises BgaiError: what became of it, if its pictures have not landed.
+    """
+    from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.record import error_of
+
+    accounts = Accounts(ledger.storage, staging=ledger.layout.staged)
+
+    async def work() -> Call:
+        buyer = Buyer([], ledger, run=run, owner=run, purse=purse, account=accounts)
+        try:
+            ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
+        finally:
+            await wind_up(buyer, purse)
+        if (error := error_of(ended)) is not None:
+            raise error
+        return ended
+
+    return asyncio.run(work())
+
+
+def place(ledger: Ledger, call: Call, destination: str) -> list[dict[str, Any]]:
+    """Copy a call's pictures to where they are wanted; their records. The originals stay below ``_bgai/pictures``."""
+    from airflow_provider_bgai.buying.landing import name_output
+
+    images = []
+    for index, output in enumerate(call.images, start=1):
+        uri = name_output(destination, index, output.uri.rpartition(".")[2])
+        original = ledger.layout.absolute(output.uri)
+        ledger.storage.insist(lambda original=original, uri=uri: ledger.storage.copy(original, uri), uri)  # type: ignore[misc]
+        images.append(output.model_copy(update={"uri": uri}).model_dump(mode="json"))
+    return images
+
+
+class TaskResult(BaseModel):
+    """What a task tells the next ones (XCom): small JSON without links, prompts or keys.
+
+    :param call: the URI of the call's record; None for a picture that is in no ledger.
+    :param images: uri, bytes, sha256, width, height, content_type, and the verdict where there is one.
+    :param cost: what this run's calls for it cost in all; None: an unknown price stays unknown.
+    :param seconds: from the payment to the landed picture; None as long as it has not landed.
+    :param reused: whether it had landed before.
+    :param unknown_outcomes: calls of this run that nobody knows to be charged or not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: Literal["pending", "succeeded"]
+    vendor: str
+    conn_id: str
+    task_id: str | None = None
+    call: str | None = None
+    images: tuple[dict[str, Any], ...] = ()
+    seed: int | None = None
+    model: str | None = None
+    cost: float | None = None
+    currency: str
+    seconds: float | None = None
+    reused: bool = False
+    unknown_outcomes: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        call: Call,
+        uri: str | None,
+        images: Sequence[dict[str, Any]] = (),
+        *,
+        cost: Decimal | None,
+        reused: bool = False,
+        unknown: int = 0,
+    ) -> TaskResult:
+        """What is told of a call."""
+        return cls(
+            state="pending" if call.state == "answered" else "succeeded",
+            vendor=call.vendor,
+            conn_id=call.conn_id,
+            task_id=call.task_id,
+            call=uri,
+            images=tuple(images),
+            seed=call.seed,
+            model=call.model,
+            cost=None if cost is None else float(cost),
+            currency=call.currency,
+            seconds=None if call.ended_at is None else round(call.ended_at - call.sent_at, 1),
+            reused=reused,
+            unknown_outcomes=unknown,
+            warnings=call.warnings,
+        )
+
+    @classmethod
+    def read(cls, told: Any) -> TaskResult:
+        """What an earlier task told. :raises InvalidRequestError: if it is nothing that one of ours tells."""
+        try:
+            return cls.model_validate(told)
+        except ValidationError:
+            raise InvalidRequestError(
+                f"vendor_task_id={str(told)[:200]!r}: give a task ID, or the output of the submitting task"
+            ) from None
+
+    def told(self) -> dict[str, Any]:
+        """As it goes to XCom."""
+        return self.model_dump(mode="json")

@@ -22,16 +22,9 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
 from airflow_provider_bgai.operators._shard import ShardTask, signer
-from airflow_provider_bgai.operators._task import (
-    accounts,
-    fail,
-    open_hooks,
-    open_storage,
-    run_of_task,
-    tries_left,
-)
+from airflow_provider_bgai.operators._task import Accounts, fail, open_storage, run_of_task, tries_left
 from airflow_provider_bgai.polling import PollPolicy
-from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
+from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -118,7 +111,7 @@ class PlanCatalogueOperator(BaseOperator):
         run = run_of_task(context)
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
-            hooks = open_hooks(self.conn_id, storage)
+            hooks = Accounts(storage, self.conn_id).hooks
             ledger = Ledger(storage, self.destination)
             caps = Caps.model_validate(self.budget or {})
             caps.check({hook.conn_id: (hook.settings.price_per_image, hook.settings.currency) for hook in hooks})
@@ -224,8 +217,12 @@ class GenerateCatalogueOperator(BaseOperator):
         :param begun: place, fingerprint and number of the calls that wait; ``later``: places of what has not begun.
         """
         under_way = {place: (name, number) for place, name, number in begun}
+        try:
+            deadline = Event.of(event).deadline
+        except BgaiError as error:
+            fail(error)
         return self._pass(
-            context, deadline=event["deadline"], patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
+            context, deadline=deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
         )
 
     def on_kill(self) -> None:
@@ -244,7 +241,7 @@ class GenerateCatalogueOperator(BaseOperator):
             side_by_side = max(1, min(self.parallel_shards, len(task.plan.shards)))
             staging = task.ledger.layout.staged
             work = task.generate(
-                open_hooks(self.conn_id, storage, staging=staging, shards=side_by_side),
+                Accounts(storage, self.conn_id, staging=staging, shards=side_by_side),
                 caps=self.budget or {},
                 shards=side_by_side,
                 asked={
@@ -351,7 +348,7 @@ class PublishCatalogueOperator(BaseOperator):
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
-            settle_all(ledger, accounts(storage, run.layout.staged), run.name)
+            settle_all(ledger, Accounts(storage, staging=run.layout.staged), run.name)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
         costs = published.costs
         report = {

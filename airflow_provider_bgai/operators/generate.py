@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, StoppedError
-from airflow_provider_bgai.operators._task import accounts, fail, open_hooks, open_storage, run_of_task, wind_up
+from airflow_provider_bgai.operators._task import (
+    Accounts,
+    TaskResult,
+    collect,
+    fail,
+    open_storage,
+    place,
+    read_call,
+    run_of_task,
+    wind_up,
+)
 from airflow_provider_bgai.polling import PollPolicy
-from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
+from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,7 +33,6 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
     from airflow_provider_bgai.buying.record import Call
-    from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.imaging.inspect import Inspection
     from airflow_provider_bgai.models import BackgroundRequest
     from airflow_provider_bgai.storage import Storage
@@ -44,9 +53,9 @@ class GenerateBackgroundOperator(BaseOperator):
     what was paid, and where the pictures have landed they pay nothing. To buy the same picture anew, change
     the seed or ``epoch``.
 
-    The result (XCom) is small: state, vendor, conn_id, task_id, call (the record's URI), images (uri, bytes, sha256,
-    width, height, content_type), seed, model, cost (of all calls that this run sent for it), currency, seconds, reused,
-    unknown_outcomes, warnings.
+    The result (XCom) is a small :class:`~airflow_provider_bgai.operators._task.TaskResult`: state, vendor, conn_id,
+    task_id, call (the record's URI), images (uri, bytes, sha256, width, height, content_type), seed, model, cost (of
+    all calls that this run sent for it), currency, seconds, reused, unknown_outcomes, warnings.
 
     :param conn_id: the vendor's connection, or several in order of preference: the next one serves where one
         refuses, fails or is out of quota; never after an unknown outcome.
@@ -153,8 +162,8 @@ class GenerateBackgroundOperator(BaseOperator):
         try:
             request, wish_inspection = self._request(), inspection(self.on_unfaithful)
             storage, ledger = self._open(request)
-            hooks = open_hooks(self.conn_id, storage, staging=ledger.layout.staged)
-            call, reused = asyncio.run(self._buy(hooks, ledger, request, wish_inspection, run_of_task(context)))
+            accounts = Accounts(storage, self.conn_id, staging=ledger.layout.staged)
+            call, reused = asyncio.run(self._buy(accounts, ledger, request, wish_inspection, run_of_task(context)))
         except LaterError as error:
             fail(StoppedError(f"{error} is stopped for now"))
         except BgaiError as error:
@@ -163,7 +172,7 @@ class GenerateBackgroundOperator(BaseOperator):
             return self._landed(ledger, call, run_of_task(context), reused=reused)
         uri = ledger.layout.call(call.fingerprint, call.number)
         if not self.wait_for_completion:
-            return _result(call, uri, [], cost=call.price, reused=False, unknown=0)
+            return TaskResult.of(call, uri, cost=call.price).told()
         self.defer(
             trigger=BackgroundTaskTrigger(
                 conn_id=call.conn_id,
@@ -180,11 +189,11 @@ class GenerateBackgroundOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Collect what the trigger waited for. Asks the vendor again: links of last minute are fresh."""
-        timeout = 1.0 if event["action"] == "give_up" else COLLECT_TIMEOUT
         run = run_of_task(context)
         try:
-            storage = open_storage(self.aws_conn_id, self.extra_args)
-            ledger, call = read_call(storage, event["record"])
+            came = Event.of(event)
+            ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), came.record)
+            timeout = 1.0 if came.action == "give_up" else COLLECT_TIMEOUT
             call = collect(ledger, call, run, timeout, self._purse(ledger, run))
         except BgaiError as error:
             fail(error)
@@ -195,7 +204,7 @@ class GenerateBackgroundOperator(BaseOperator):
         self.log.info("Killed. What was answered is kept on record; the next try or run collects it")
 
     async def _buy(
-        self, hooks: list[BackgroundHook], ledger: Ledger, request: BackgroundRequest, how: Inspection, run: str
+        self, accounts: Accounts, ledger: Ledger, request: BackgroundRequest, how: Inspection, run: str
     ) -> tuple[Call, bool]:
         """Buy or find the picture, and land it unless somebody else waits for it; whether it was there before."""
         from airflow_provider_bgai.buying.buyer import Buyer
@@ -203,8 +212,7 @@ class GenerateBackgroundOperator(BaseOperator):
         from airflow_provider_bgai.buying.record import error_of
 
         purse = self._purse(ledger, run)
-        account = accounts(ledger.storage, ledger.layout.staged)
-        buyer = Buyer(hooks, ledger, run=run, owner=run, purse=purse, account=account)
+        buyer = Buyer(accounts.hooks, ledger, run=run, owner=run, purse=purse, account=accounts)
         wish = Wish(
             request=request,
             sku=self.task_id,
@@ -235,7 +243,7 @@ class GenerateBackgroundOperator(BaseOperator):
         cost = None if None in prices else sum((price for price in prices if price is not None), Decimal(0))
         unknown = sum(it.state in ("unknown", "sent") for it in calls)
         uri = ledger.layout.call(call.fingerprint, call.number)
-        return _result(call, uri, images, cost=cost, reused=reused, unknown=unknown)
+        return TaskResult.of(call, uri, images, cost=cost, reused=reused, unknown=unknown).told()
 
     def _waits_here(self) -> bool:
         return self.wait_for_completion and not self.deferrable
@@ -293,73 +301,3 @@ def inspection(on_unfaithful: OnUnfaithful) -> Inspection:
     return Inspection(
         thresholds=None if on_unfaithful == "ignore" else Thresholds(), enforce=on_unfaithful == "quarantine"
     )
-
-
-def read_call(storage: Storage, uri: str) -> tuple[Ledger, Call]:
-    """A call by its record's URI, and its ledger. :raises InvalidRequestError: if there is none."""
-    from airflow_provider_bgai.buying.calls import Ledger
-    from airflow_provider_bgai.layout import call_of, root_of
-
-    name = call_of(uri)
-    ledger = Ledger(storage, root_of(uri))
-    call = ledger.read(*name) if name else None
-    if call is None:
-        raise InvalidRequestError(f"{uri!r}: there is no record of a call")
-    return ledger, call
-
-
-def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget | None = None) -> Call:
-    """Bring a call of any run to its end, with the connection that paid for it.
-
-    :raises BgaiError: what became of it, if its pictures have not landed.
-    """
-    from airflow_provider_bgai.buying.buyer import Buyer
-    from airflow_provider_bgai.buying.record import error_of
-
-    async def work() -> Call:
-        account = accounts(ledger.storage, ledger.layout.staged)
-        buyer = Buyer([], ledger, run=run, owner=run, purse=purse, account=account)
-        try:
-            ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
-        finally:
-            await wind_up(buyer, purse)
-        if (error := error_of(ended)) is not None:
-            raise error
-        return ended
-
-    return asyncio.run(work())
-
-
-def place(ledger: Ledger, call: Call, destination: str) -> list[dict[str, Any]]:
-    """Copy a call's pictures to where they are wanted; their records. The originals stay below ``_bgai/pictures``."""
-    from airflow_provider_bgai.buying.landing import name_output
-
-    images = []
-    for index, output in enumerate(call.images, start=1):
-        uri = name_output(destination, index, output.uri.rpartition(".")[2])
-        original = ledger.layout.absolute(output.uri)
-        ledger.storage.insist(lambda original=original, uri=uri: ledger.storage.copy(original, uri), uri)  # type: ignore[misc]
-        images.append(output.model_copy(update={"uri": uri}).model_dump(mode="json"))
-    return images
-
-
-def _result(
-    call: Call, uri: str | None, images: list[dict[str, Any]], *, cost: Decimal | None, reused: bool, unknown: int
-) -> dict[str, Any]:
-    """What goes to XCom: small JSON without links, prompts or keys. ``cost`` None: an unknown price stays unknown."""
-    return {
-        "state": "pending" if call.state == "answered" else "succeeded",
-        "vendor": call.vendor,
-        "conn_id": call.conn_id,
-        "task_id": call.task_id,
-        "call": uri,
-        "images": images,
-        "seed": call.seed,
-        "model": call.model,
-        "cost": None if cost is None else float(cost),
-        "currency": call.currency,
-        "seconds": None if call.ended_at is None else round(call.ended_at - call.sent_at, 1),
-        "reused": reused,
-        "unknown_outcomes": unknown,
-        "warnings": list(call.warnings),
-    }

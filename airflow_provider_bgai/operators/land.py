@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
-from airflow_provider_bgai.operators._task import fail, open_hooks, open_storage, run_of_task
-from airflow_provider_bgai.operators.generate import OnUnfaithful, _result, collect, inspection, place, read_call
+from airflow_provider_bgai.operators._task import (
+    Accounts,
+    TaskResult,
+    collect,
+    fail,
+    open_storage,
+    place,
+    read_call,
+    run_of_task,
+)
+from airflow_provider_bgai.operators.generate import OnUnfaithful, inspection
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -60,27 +69,27 @@ class LandBackgroundOperator(BaseOperator):
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
         try:
             if isinstance(self.vendor_task_id, Mapping):
-                return self._land_call(self.vendor_task_id, run_of_task(context))
-            return self._land_task(self.vendor_task_id)
+                return self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)).told()
+            return self._land_task(self.vendor_task_id).told()
         except BgaiError as error:
             fail(error)
 
-    def _land_call(self, submitted: Mapping[str, Any], run: str) -> dict[str, Any]:
+    def _land_call(self, submitted: TaskResult, run: str) -> TaskResult:
         """What a GenerateBackgroundOperator has submitted, or landed already: on record in its ledger."""
-        ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), submitted["call"])
+        ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), submitted.call)
         call = collect(ledger, call, run, self.timeout)
         images = place(ledger, call, self.destination)
-        return _result(call, submitted["call"], images, cost=Decimal(0), reused=False, unknown=0)
+        return TaskResult.of(call, submitted.call, images, cost=Decimal(0))
 
-    def _land_task(self, task_id: str) -> dict[str, Any]:
+    def _land_task(self, task_id: str) -> TaskResult:
         """A bare task ID: landed, but in no ledger."""
         if not task_id:
             raise InvalidRequestError("vendor_task_id is empty: give a task ID or the output of the submitting task")
         storage = open_storage(self.aws_conn_id, self.extra_args)
-        (hook,) = open_hooks(self.conn_id, storage)
+        (hook,) = Accounts(storage, self.conn_id).hooks
         return asyncio.run(self._landed(storage, hook, task_id))
 
-    async def _landed(self, storage: Storage, hook: BackgroundHook, task_id: str) -> dict[str, Any]:
+    async def _landed(self, storage: Storage, hook: BackgroundHook, task_id: str) -> TaskResult:
         from airflow_provider_bgai.buying.landing import check_destination, land, name_output
         from airflow_provider_bgai.buying.record import Call
         from airflow_provider_bgai.models import Generation
@@ -117,4 +126,4 @@ class LandBackgroundOperator(BaseOperator):
             await hook.aclose()
         images = [output.model_dump(mode="json") for output in landing.images]
         call = call.model_copy(update={"warnings": (*call.warnings, *landing.warnings)})
-        return _result(call, None, images, cost=Decimal(0), reused=False, unknown=0)
+        return TaskResult.of(call, None, images, cost=Decimal(0))

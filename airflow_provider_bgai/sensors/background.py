@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_bgai.exceptions import BgaiError
-from airflow_provider_bgai.operators._task import fail
-from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger
+from airflow_provider_bgai.operators._task import TaskResult, fail
+from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger, Event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -89,17 +89,21 @@ class BackgroundTaskSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Judge what the trigger found."""
-        problems = "; ".join(f"{task_id} {text}".strip() for task_id, text in event["problems"].items())
-        if event["failed"]:
-            self._fail(f"{event['failed']} task(s) failed: {problems}")
-        if event["action"] == "error":
+        try:
+            came = Event.of(event)
+        except BgaiError as error:
+            fail(error)
+        problems = "; ".join(f"{task_id} {text}".strip() for task_id, text in came.problems.items())
+        if came.failed:
+            self._fail(f"{came.failed} task(s) failed: {problems}")
+        if came.action == "error":
             self._fail(problems)
-        if event["action"] != "done":
-            message = f"{event['pending']} task(s) still pending after {self.timeout} s. {problems}"
+        if came.action != "done":
+            message = f"{came.pending} task(s) still pending after {self.timeout} s. {problems}"
             if self.soft_fail:
                 raise AirflowSkipException(message)
             raise AirflowSensorTimeout(message)
-        return {"succeeded": event["succeeded"]}
+        return {"succeeded": came.succeeded}
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Ask once for every task that has not ended."""
@@ -148,15 +152,15 @@ class BackgroundTaskSensor(BaseSensorOperator):
         items = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         found = []
         for item in items:
-            if isinstance(item, Mapping):
-                if item.get("state") == "pending" and item.get("task_id"):
-                    found.append(str(item["task_id"]))
-            elif isinstance(item, str) and item.strip():
+            if isinstance(item, str) and item.strip():
                 found.append(item.strip())
-            else:
-                raise AirflowFailException(
-                    f"vendor_task_id={item!r}: give a task ID, a list of them, or the output of the submitting task"
-                )
+                continue
+            try:
+                submitted = TaskResult.read(item)
+            except BgaiError as error:
+                fail(error)
+            if submitted.state == "pending" and submitted.task_id:
+                found.append(submitted.task_id)
         return list(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""One trigger that waits for any number of a vendor's tasks.
+"""One trigger that waits for any number of a vendor's tasks, and the event it yields.
 
 What it is given is stored in Airflow's database in plain text, and what it yields is logged: connection ID,
 task IDs, times and counts only; never a key, a prompt or a result link. The class path and the arguments
@@ -9,23 +9,60 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.exceptions import BgaiError, PollError
 from airflow_provider_bgai.polling import PollPolicy, TaskWatch
 
 # An event names so many failed tasks; it is stored and logged, and a shard may have thousands.
 MAX_PROBLEMS = 20
 
 
+Action = Literal["done", "land", "give_up", "error"]
+
+
+class Event(BaseModel):
+    """What the trigger tells the task that waits.
+
+    :param action: ``done``: all have ended; ``land``: some have, and must not wait longer; ``give_up``: the deadline
+        has passed; ``error``: none could be asked.
+    :param succeeded, failed, pending: how many tasks.
+    :param problems: task ID -> what is wrong with it; ``""`` where it is wrong with all.
+    :param record: what the trigger was given to hand back.
+    :param deadline: epoch seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    action: Action
+    succeeded: int
+    failed: int
+    pending: int
+    problems: dict[str, str]
+    record: str | None
+    deadline: float
+
+    @classmethod
+    def of(cls, event: Any) -> Event:
+        """The event that Airflow hands over. :raises PollError: if it is none: the vendor is to be asked anew."""
+        try:
+            return cls.model_validate(event)
+        except ValidationError as error:
+            wrong = ", ".join(sorted({str(each["loc"][0]) if each["loc"] else "all" for each in error.errors()}))
+            raise PollError(
+                f"What the triggerer sent is no event of BackgroundTaskTrigger (wrong: {wrong}): {str(event)[:300]!r}. "
+                "Nothing is lost: a retry collects what the records name"
+            ) from None
+
+
 class BackgroundTaskTrigger(BaseTrigger):
     """Poll tasks with one HTTP client until all have ended, landing gets urgent, or the deadline passes.
 
-    Yields one event: ``{"action": "done" | "land" | "give_up" | "error", "succeeded": int, "failed": int,
-    "pending": int, "problems": {task ID: text}, "record": …, "deadline": …}``. It never fails the task itself: the
-    worker asks the vendor again and decides.
+    Yields one :class:`Event`, as a mapping. It never fails the task itself: the worker asks the vendor again, and
+    decides.
 
     :param conn_id: the vendor's connection.
     :param task_ids: the vendor's task IDs.
@@ -74,27 +111,28 @@ class BackgroundTaskTrigger(BaseTrigger):
         now = time.time()
         watch = TaskWatch(self.task_ids, deadline=self.deadline, now=now, policy=policy)
         problems: dict[str, str] = {}
+        action: Action
         try:
             async with await aget_hook(self.conn_id) as hook:
                 self.log.info("Waiting for %d %s task(s)", len(self.task_ids), hook.vendor)
                 ended = await hook.watch(watch)
             problems = {name: result.error or "" for name, result in ended.items() if result.state == "failed"}
-            action: str = watch.decide(time.time()).action
+            decided = watch.decide(time.time()).action
+            action = "land" if decided == "poll" else decided  # it was not "poll" a moment ago
         except BgaiError as error:
             action, problems = "error", {"": str(error)}
         problems |= watch.problems
         succeeded = sum(state == "succeeded" for state in watch.ended.values())
-        yield TriggerEvent(
-            {
-                "action": action,
-                "succeeded": succeeded,
-                "failed": len(watch.ended) - succeeded,
-                "pending": len(watch.pending),
-                "problems": dict(list(problems.items())[:MAX_PROBLEMS]),
-                "record": self.record,
-                "deadline": self.deadline,
-            }
+        event = Event(
+            action=action,
+            succeeded=succeeded,
+            failed=len(watch.ended) - succeeded,
+            pending=len(watch.pending),
+            problems=dict(list(problems.items())[:MAX_PROBLEMS]),
+            record=self.record,
+            deadline=self.deadline,
         )
+        yield TriggerEvent(event.model_dump())
 
     async def on_kill(self) -> None:
         """A user ended the deferred task (Airflow 3.3 and later). No vendor can cancel: say where the pictures are."""

@@ -166,12 +166,12 @@ def settle_nights(root: str, run: str) -> None:
     from airflow_provider_bgai.buying import books
     from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.buying.collector import settle_all
-    from airflow_provider_bgai.operators._task import accounts, open_storage
+    from airflow_provider_bgai.operators._task import Accounts, open_storage
 
     storage = open_storage("aws_default")
     # The hour in which the record of a marker may still be on its way.
     with patch.object(books, "YOUNG", PAST):
-        settle_all(Ledger(storage, root), accounts(storage), run)
+        settle_all(Ledger(storage, root), Accounts(storage), run)
 
 
 def connections(s3: S3Service, sandbox: SandboxService) -> dict[str, str]:

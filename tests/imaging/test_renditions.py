@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 from pydantic import BaseModel
 
 from airflow_provider_bgai.imaging.renditions import (
     MIN_ALPHA,
     PRESETS,
-    Rendered,
     Rendition,
     RenditionError,
     Renditions,
@@ -23,46 +21,9 @@ from airflow_provider_bgai.imaging.renditions import (
 )
 from airflow_provider_bgai.imaging.verify import verify_whole
 from airflow_provider_bgai.sandbox import paint
+from tests.imaging.rendered import SAMPLES, WHITE_BOX, box_of, decoded, disc, sample, scene
 
-SAMPLES = sorted((Path(__file__).parents[2] / "demo/catalogue/images").glob("*.png"))
 FORMATS = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "avif": "image/avif"}
-WHITE_BOX = Rendition(of="cutout", width=400, height=400, fit="pad", fill=0.9, quality=95, upscale=16)
-
-
-def sample(name: str) -> Image.Image:
-    (path,) = (path for path in SAMPLES if path.stem == name)
-    return Image.open(path).convert("RGBA")
-
-
-def scene(name: str = "electric-guitar", prompt: str = "on a wooden table") -> Image.Image:
-    return paint.compose(sample(name), prompt, 7, 0).convert("RGB")
-
-
-def decoded(rendered: Rendered) -> Image.Image:
-    return Image.open(io.BytesIO(rendered.data)).convert("RGB")
-
-
-def disc(size: tuple[int, int], colour: str, margin: int = 0, hidden: str = "#000000") -> Image.Image:
-    """An ellipse with an antialiased edge; ``hidden`` is the colour of its transparent pixels."""
-    alpha = Image.new("L", (size[0] * 4, size[1] * 4))
-    ImageDraw.Draw(alpha).ellipse(
-        (margin * 4, margin * 4, (size[0] - margin) * 4 - 1, (size[1] - margin) * 4 - 1), fill=255
-    )
-    alpha = alpha.resize(size, Image.Resampling.BOX)
-    picture = Image.new("RGB", size, hidden)
-    picture.paste(colour, mask=alpha.point(lambda a: 255 if a else 0))
-    picture.putalpha(alpha)
-    return picture
-
-
-def box_of(picture: Image.Image, background: str = "white", tolerance: int = 0) -> tuple[int, int, int, int]:
-    difference = ImageChops.difference(picture, Image.new("RGB", picture.size, background))
-    box = Image.fromarray((np.asarray(difference).max(-1) > tolerance).astype(np.uint8) * 255).getbbox()
-    assert box is not None
-    return box
-
-
-# Recipes
 
 
 def test_a_preset_is_a_start_and_fields_override_it():
@@ -284,52 +245,6 @@ def test_a_missing_encoder_is_said(monkeypatch):
 # Cut-outs on white
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_the_amazon_main_picture_is_white_and_full(path):
-    described = renditions_of({"amazon_main": {"upscale": 6, "width": 700, "height": 700}})["amazon_main"]
-    cutout = Image.open(path)
-    made = render(cutout, described)
-    assert made.content_type == "image/jpeg"
-    assert (made.width, made.height) == (700, 700)
-    pixels = np.asarray(decoded(made))
-    # The same layout without loss says which pixels are the product's.
-    sheet = render(cutout, described.model_copy(update={"format": "png", "quality": None, "background": "#FF00FF"}))
-    outside = (np.asarray(decoded(sheet)) == (255, 0, 255)).all(-1)
-    assert (pixels[outside] == 255).all()
-    rows, columns = np.flatnonzero((~outside).any(1)), np.flatnonzero((~outside).any(0))
-    assert max(np.ptp(rows) + 1, np.ptp(columns) + 1) / 700 >= 0.85
-    # The product is still what it was.
-    plain = render(cutout, described.model_copy(update={"format": "png", "quality": None}))
-    difference = np.abs(pixels.astype(int) - np.asarray(decoded(plain)))[~outside]
-    assert difference.mean() < 3
-    assert (difference.max(-1) > 40).mean() < 0.01
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.tuples(st.integers(3, 300), st.integers(3, 300)),
-    st.integers(0, 0xFFFFFF),
-    st.integers(40, 100),
-    st.integers(0, 2**32 - 1),
-)
-def test_white_is_white_around_any_product(size, colour, quality, seed):
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    product = disc(size, f"#{colour:06x}")
-    assume(product.getchannel("A").getextrema()[0] < 255)
-    textured = Image.blend(product.convert("RGB"), Image.fromarray(noise), 0.3)
-    textured.putalpha(product.getchannel("A"))
-    described = WHITE_BOX.model_copy(update={"width": 160, "height": 160, "quality": quality})
-    white = np.asarray(decoded(render(textured, described)))
-    lossless = described.model_copy(update={"format": "png", "quality": None})
-    coloured = [
-        np.asarray(decoded(render(textured, lossless.model_copy(update={"background": background}))))
-        for background in ("#FF00FF", "#00FF00")
-    ]
-    outside = (coloured[0] == (255, 0, 255)).all(-1) & (coloured[1] == (0, 255, 0)).all(-1)
-    assert outside.any()
-    assert (white[outside] == 255).all()
-
-
 def test_the_product_spans_the_share_it_was_told():
     for fill in (0.5, 0.85, 0.99):
         for size in ((300, 100), (100, 300), (317, 313)):
@@ -379,43 +294,6 @@ def test_no_halo(hidden, background, scale):
 def test_what_is_no_cutout_is_refused(picture, complaint):
     with pytest.raises(RenditionError, match=complaint):
         render(picture, WHITE_BOX)
-
-
-# Extending
-
-
-@pytest.mark.parametrize("name", ["electric-guitar", "paper-bag", "electric-kettle"])
-@pytest.mark.parametrize("frame", [(400, 200), (200, 400)])
-def test_extending_shows_no_seam_and_leaves_the_picture_alone(name, frame):
-    picture = scene(name).resize((200, 200))
-    pixels = np.asarray(
-        decoded(render(picture, Rendition(width=frame[0], height=frame[1], fit="extend", format="png")))
-    ).astype(int)
-    if frame[0] < frame[1]:
-        pixels = pixels.swapaxes(0, 1)
-        picture = picture.transpose(Image.Transpose.TRANSPOSE)
-    assert (pixels[:, 100:300] == np.asarray(picture)).all()
-    steps = np.abs(np.diff(pixels, axis=1))
-    for seam in (100, 300):
-        assert steps[:, seam - 1].mean() < 4
-    assert steps[:, [*range(95), *range(304, 399)]].mean() < 1
-
-
-def test_extending_makes_no_second_product():
-    """What touches the edge does not go on to the frame's end."""
-    picture = Image.new("RGB", (300, 300), "#D0D0D0")
-    ImageDraw.Draw(picture).rectangle((0, 120, 300, 180), fill="#A00000")
-    made = decoded(render(picture, Rendition(width=900, height=300, fit="extend", format="png")))
-    far = np.asarray(made)[:, [*range(200), *range(700, 900)]].astype(int)
-    assert np.abs(far - 0xD0).max() < 8
-
-
-def test_extending_keeps_the_line_of_the_floor():
-    picture = Image.new("RGB", (300, 300), "#E0E0F0")
-    ImageDraw.Draw(picture).rectangle((0, 200, 300, 300), fill="#604020")
-    made = np.asarray(decoded(render(picture, Rendition(width=900, height=300, fit="extend", format="png"))))
-    assert np.abs(made[:180, 0].astype(int) - (0xE0, 0xE0, 0xF0)).max() < 4
-    assert np.abs(made[220:, 0].astype(int) - (0x60, 0x40, 0x20)).max() < 4
 
 
 # Thumbnails
