@@ -65,16 +65,12 @@ class BackgroundHook(Vendor):
 
     @cached_property
     def storage(self) -> Storage:
-        """S3, for ``s3://`` images."""
         from airflow_provider_bgai.storage import Storage
 
         return Storage(self.aws_conn_id)
 
     def prepare_blocking(self, request: BackgroundRequest) -> None:
-        """Look up all connections a request needs, before an event loop starts.
-
-        A worker asks its supervisor for them over one blocking channel; that must not happen on a loop.
-        """
+        """Look up all connections a request needs, before an event loop starts: that blocks in a worker."""
         _ = self.settings
         needs_s3 = [request.image, request.guidance_image, self.staging]
         if any(isinstance(item, str) and item.startswith("s3://") for item in needs_s3):
