@@ -14,6 +14,7 @@ from airflow_provider_bgai.get_provider_info import ROWS
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(airflow_provider_bgai.__path__[0])
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = [path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 ALL_DATA = {"imaging/xmp.py"}
 """Half of it is the structure of file formats."""
 
@@ -25,6 +26,35 @@ def test_a_file_is_read_in_one_sitting(path):
         assert len(text.splitlines()) <= 450
     classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
     assert {each.name for each in classes if (each.end_lineno or 0) - each.lineno >= 250} == set()
+
+
+ELSEWHERE = {
+    "catalogue/planning/choosing.py": "catalogue/test_plan.py",
+    "catalogue/publishing/asked.py": "catalogue/test_publish_names.py",
+    "catalogue/publishing/switch.py": "catalogue/test_publish_accidents.py",
+    "hooks/vendor.py": "hooks/test_requests.py",
+    "imaging/fidelity/fit.py": "imaging/fidelity/test_compare.py",
+    "imaging/fidelity/product.py": "imaging/fidelity/test_compare.py",
+    "imaging/fidelity/search.py": "imaging/fidelity/test_compare.py",
+    "imaging/xmp.py": "imaging/test_label.py",
+    "sandbox/accidents.py": "sandbox/test_faults.py",
+    "sandbox/vendor.py": "sandbox/test_server.py",
+}
+"""Where the tests are of modules that have none of their own name, and that no test imports."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_named_by_a_test(path):
+    if path.name.startswith("__"):
+        return
+    name = path.relative_to(PACKAGE)
+    module = ".".join([PACKAGE.name, *name.with_suffix("").parts])
+    parent, _, last = module.rpartition(".")
+    named = re.compile(rf"{re.escape(module)}\b|from {re.escape(parent)} import .*\b{last}\b")
+    mirrored = (ROOT / "tests" / name.parent / f"test_{last}.py").exists()
+    imported = mirrored or any(named.search(text) for text in TESTS)
+    assert imported != (str(name) in ELSEWHERE)
+    assert imported or (ROOT / "tests" / ELSEWHERE[str(name)]).exists()
 
 
 def test_a_vendor_is_named_in_its_own_files_and_in_its_row_alone():

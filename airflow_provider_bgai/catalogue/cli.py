@@ -14,7 +14,7 @@ from airflow_provider_bgai.buying import books
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decisions import decide_about
 from airflow_provider_bgai.buying.record import Call
-from airflow_provider_bgai.catalogue.report import catalogue_costs
+from airflow_provider_bgai.catalogue.report.costs import catalogue_costs
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError

@@ -142,7 +142,7 @@ class ShardTask:
         :param ended: calls that ended in this try.
         """
         from airflow_provider_bgai.buying.books import read_books
-        from airflow_provider_bgai.catalogue.report import cost_report
+        from airflow_provider_bgai.catalogue.report.costs import cost_report
         from airflow_provider_bgai.catalogue.results import counted
         from airflow_provider_bgai.catalogue.shard import give_up
         from airflow_provider_bgai.layout import run_of

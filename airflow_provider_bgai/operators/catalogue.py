@@ -339,7 +339,7 @@ class PublishCatalogueOperator(BaseOperator):
         """Publish, and report what became of every SKU and what it cost."""
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.collector import settle_all
-        from airflow_provider_bgai.catalogue.publish import publish
+        from airflow_provider_bgai.catalogue.publishing.publish import publish
         from airflow_provider_bgai.layout import run_of
 
         if not self.plan:
@@ -382,7 +382,7 @@ class CatalogueCostOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Add them up."""
-        from airflow_provider_bgai.catalogue.report import catalogue_costs
+        from airflow_provider_bgai.catalogue.report.costs import catalogue_costs
 
         try:
             report = catalogue_costs(open_storage(self.aws_conn_id), self.destination, month=self.month or None)
@@ -420,7 +420,7 @@ class RollbackCatalogueOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Restore it."""
-        from airflow_provider_bgai.catalogue.publish import rollback
+        from airflow_provider_bgai.catalogue.publishing.publish import rollback
 
         with _publishing():
             published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
@@ -430,7 +430,7 @@ class RollbackCatalogueOperator(BaseOperator):
 @contextmanager
 def _publishing() -> Iterator[None]:
     """Fail the task for good, but for a conflict: another run that is just publishing has soon finished."""
-    from airflow_provider_bgai.catalogue.publish import PublishConflictError, PublishError
+    from airflow_provider_bgai.catalogue.publishing.publish import PublishConflictError, PublishError
 
     try:
         yield

@@ -183,7 +183,7 @@ def _subject(kind: str, request: Mapping[str, Any]) -> str:
 def gather(ledger: Ledger, runs: Sequence[str], evidence: Evidence) -> None:
     """Read out of S3 what became of everything, after the last night was settled."""
     from airflow_provider_bgai.buying.books import audit, read_books, read_open
-    from airflow_provider_bgai.catalogue.report import catalogue_costs
+    from airflow_provider_bgai.catalogue.report.costs import catalogue_costs
     from airflow_provider_bgai.catalogue.results import Result
     from airflow_provider_bgai.lines import stream_lines
 

@@ -21,7 +21,7 @@ from airflow_provider_bgai.buying.purchase import open_wish
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.planning.plan import Plan, PlanRecord, read_plan
 from airflow_provider_bgai.catalogue.planning.planner import make_plan
-from airflow_provider_bgai.catalogue.publish import Published, publish
+from airflow_provider_bgai.catalogue.publishing.publish import Published, publish
 from airflow_provider_bgai.catalogue.results import Result, Wanted
 from airflow_provider_bgai.catalogue.shard import Progress, Shard, generate, give_up
 from airflow_provider_bgai.catalogue.state import SkuState, read_state, write_state

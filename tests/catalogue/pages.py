@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from airflow_provider_bgai.buying.record import Output
-from airflow_provider_bgai.catalogue.page import Card, write_page
-from airflow_provider_bgai.catalogue.report import CostReport, cost_report
+from airflow_provider_bgai.catalogue.report.costs import CostReport, cost_report
+from airflow_provider_bgai.catalogue.report.page import Card, write_page
 from airflow_provider_bgai.catalogue.results import Finished, Result
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from tests.browser import open_chromium

@@ -15,7 +15,7 @@ from PIL import Image
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
-from airflow_provider_bgai.catalogue.publish import (
+from airflow_provider_bgai.catalogue.publishing.publish import (
     Published,
     publish,
     read_current,
@@ -23,9 +23,9 @@ from airflow_provider_bgai.catalogue.publish import (
     read_outcomes,
     rollback,
 )
+from airflow_provider_bgai.catalogue.publishing.versions import Current
 from airflow_provider_bgai.catalogue.results import Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
-from airflow_provider_bgai.catalogue.versions import Current
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.layout import Layout, PictureName, picture_of
 from airflow_provider_bgai.lines import dump_lines

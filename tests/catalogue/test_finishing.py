@@ -12,7 +12,7 @@ from PIL import Image
 
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
-from airflow_provider_bgai.catalogue.publish import TooManyFailuresError
+from airflow_provider_bgai.catalogue.publishing.publish import TooManyFailuresError
 from airflow_provider_bgai.imaging.fidelity import Placement, Verdict
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.layout import Layout, PictureName

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from airflow_provider_bgai.catalogue.report import cost_report
+from airflow_provider_bgai.catalogue.report.costs import cost_report
 from tests.buying.kept import call
 from tests.catalogue.pages import BLUE, COSTS, GREEN, PICTURES, RED, TRUE, Show, card, colour, skus
 

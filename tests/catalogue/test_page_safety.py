@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from airflow_provider_bgai.catalogue.page import Card
-from airflow_provider_bgai.catalogue.report import cost_report
+from airflow_provider_bgai.catalogue.report.costs import cost_report
+from airflow_provider_bgai.catalogue.report.page import Card
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from tests.buying.kept import call
 from tests.catalogue import pages

@@ -16,10 +16,15 @@ from airflow_provider_bgai.buying.books import book
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.record import Call, Thumbnails
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.publish import PublishError, TooManyFailuresError, read_mapping, read_outcomes
+from airflow_provider_bgai.catalogue.publishing.publish import (
+    PublishError,
+    TooManyFailuresError,
+    read_mapping,
+    read_outcomes,
+)
+from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry
 from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState
-from airflow_provider_bgai.catalogue.versions import Current, Entry
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.lines import dump_lines
 from tests.catalogue.publishing import Counting, Shop, drawn, shop_of

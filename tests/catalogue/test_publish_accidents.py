@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_bgai.buying.calls import Ledger
-from airflow_provider_bgai.catalogue import scratch
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
-from airflow_provider_bgai.catalogue.publish import PublishConflictError, PublishError, read_mapping
+from airflow_provider_bgai.catalogue.publishing import scratch
+from airflow_provider_bgai.catalogue.publishing.publish import PublishConflictError, PublishError, read_mapping
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.exceptions import StoreError
 from airflow_provider_bgai.storage import Storage
@@ -237,7 +237,7 @@ def test_after_a_killed_publish_a_rollback_to_the_current_version_repairs_it(sho
 
 PUBLISH = """
     import sys
-    from airflow_provider_bgai.catalogue.publish import publish
+    from airflow_provider_bgai.catalogue.publishing.publish import publish
     from airflow_provider_bgai.storage import Storage
 
     class Slow(Storage):

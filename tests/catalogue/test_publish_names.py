@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_bgai.catalogue.publish import publish
-from airflow_provider_bgai.catalogue.versions import Place
+from airflow_provider_bgai.catalogue.publishing.publish import publish
+from airflow_provider_bgai.catalogue.publishing.versions import Place
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from tests.catalogue.publishing import Shop, shop_of
 

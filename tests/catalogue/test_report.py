@@ -20,7 +20,7 @@ from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.purchase import Wish
 from airflow_provider_bgai.buying.record import STATES
 from airflow_provider_bgai.catalogue.cli import main
-from airflow_provider_bgai.catalogue.report import (
+from airflow_provider_bgai.catalogue.report.costs import (
     CostReport,
     Costs,
     Line,

@@ -1,6 +1,7 @@
 """Making a mapping true: copy to the keys that change, delete those that go, then let it hold.
 
-The steps are those of :mod:`airflow_provider_bgai.catalogue.publish`; publishing and rolling back take the same ones.
+The steps are those of :mod:`~airflow_provider_bgai.catalogue.publishing.publish`; publishing and rolling back take the
+same ones.
 One product that cannot be copied stops no other: its keys show what they did before, and the mapping says so. What the
 mapping says is what the shop shows, whatever S3 has lost or refuses.
 """
@@ -17,8 +18,14 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from airflow_provider_bgai.catalogue.scratch import Scratch
-from airflow_provider_bgai.catalogue.versions import Entry, PublishConflictError, PublishError, Turn, load_current
+from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
+from airflow_provider_bgai.catalogue.publishing.versions import (
+    Entry,
+    PublishConflictError,
+    PublishError,
+    Turn,
+    load_current,
+)
 from airflow_provider_bgai.exceptions import StoreError
 from airflow_provider_bgai.lines import stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage

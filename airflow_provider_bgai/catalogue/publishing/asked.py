@@ -17,10 +17,10 @@ from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.landing import name_output
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
+from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
+from airflow_provider_bgai.catalogue.publishing.versions import Entry, Place, PublishError
 from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted, no_answer_results, not_published
-from airflow_provider_bgai.catalogue.scratch import Scratch
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
-from airflow_provider_bgai.catalogue.versions import Entry, Place, PublishError
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import picture_of
 from airflow_provider_bgai.lines import M, stream_lines
@@ -32,7 +32,7 @@ HEX = "0123456789abcdef"
 NOT_FINISHED = "Its picture is not finished as the recipe asks; the next plan sees to it"
 
 
-class Collector:
+class Asked:
     """Fills a scratch database with a run.
 
     :raises PublishError: if there is no such run.

@@ -15,8 +15,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from airflow_provider_bgai.catalogue.publishing.versions import Entry
 from airflow_provider_bgai.catalogue.results import Result, gone
-from airflow_provider_bgai.catalogue.versions import Entry
 
 log = logging.getLogger(__name__)
 

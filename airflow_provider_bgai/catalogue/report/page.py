@@ -22,7 +22,7 @@ from itertools import islice
 from typing import IO, Any
 
 from airflow_provider_bgai.buying.record import Output
-from airflow_provider_bgai.catalogue.report import CostReport, Costs, Line
+from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, Line
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.sources import shown

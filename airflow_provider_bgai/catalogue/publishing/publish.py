@@ -16,7 +16,7 @@ so a reader may see some new and some old pictures meanwhile, but never half a p
 the destination, so a catalogue that is copied with its records publishes and rolls back where it is.
 
 The steps are in ``switch``, the note and ``current`` in ``versions``; what the new mapping shall be is found out by
-``collect``; ``scratch`` is the database they share.
+``asked``; ``scratch`` is the database they share.
 """
 
 from __future__ import annotations
@@ -32,14 +32,10 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from airflow_provider_bgai.buying.record import Thumbnails
-from airflow_provider_bgai.catalogue.collect import Collector
-from airflow_provider_bgai.catalogue.page import Card, write_page
-from airflow_provider_bgai.catalogue.report import CostReport, Costs, run_costs
-from airflow_provider_bgai.catalogue.results import Result
-from airflow_provider_bgai.catalogue.scratch import Scratch
-from airflow_provider_bgai.catalogue.state import write_state
-from airflow_provider_bgai.catalogue.switch import Switch
-from airflow_provider_bgai.catalogue.versions import (
+from airflow_provider_bgai.catalogue.publishing.asked import Asked
+from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
+from airflow_provider_bgai.catalogue.publishing.switch import Switch
+from airflow_provider_bgai.catalogue.publishing.versions import (
     Current,
     Entry,
     Place,
@@ -48,6 +44,10 @@ from airflow_provider_bgai.catalogue.versions import (
     Turn,
     load_current,
 )
+from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, run_costs
+from airflow_provider_bgai.catalogue.report.page import Card, write_page
+from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import Layout, picture_of
 from airflow_provider_bgai.lines import LineError, stream_lines, write_lines
@@ -127,13 +127,13 @@ def publish(
         raise InvalidRequestError(f"max_failure_ratio={max_failure_ratio!r}: must lie between 0 and 1")
     place = Place(destination, run)
     with _working(workers) as (scratch, pool):
-        collector = Collector(storage, place, scratch)
-        collector.load_results()
+        asked = Asked(storage, place, scratch)
+        asked.load_results()
         turn = Turn(storage, place, *load_current(storage, destination), lease)
         switch = Switch(storage, scratch, turn, pool)
-        collector.want(pool)
-        own, settled = run_costs(collector.ledger, run, collector.plan.created_at)
-        report = _Report(collector, pool, own, settled)
+        asked.want(pool)
+        own, settled = run_costs(asked.ledger, run, asked.plan.created_at)
+        report = _Report(asked, pool, own, settled)
         write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
         outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
@@ -150,7 +150,7 @@ def publish(
         switch.make_true()
         # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
         turn.renew()
-        write_state(storage, place.layout.root, collector.states())
+        write_state(storage, place.layout.root, asked.states())
         switch.conclude(history)
         if scratch.unpublished:
             write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
@@ -244,14 +244,14 @@ def _judge(outcomes: dict[str, int]) -> tuple[int, int]:
 class _Report:
     """The page for people: before and after of everything that changed, and what it cost."""
 
-    collector: Collector
+    asked: Asked
     pool: ThreadPoolExecutor
     own: CostReport
     settled: CostReport
 
     def write(self, *, published: bool) -> None:
         """Write it anew."""
-        storage, scratch, run = self.collector.storage, self.collector.scratch, self.collector.place.run
+        storage, scratch, run = self.asked.storage, self.asked.scratch, self.asked.place.run
         cards = (each for batch in scratch.changed() for each in self.pool.map(self._card, batch))
         with tempfile.TemporaryFile() as file:
             write_page(
@@ -277,7 +277,7 @@ class _Report:
         name, call = next(names, None), None
         if name is not None:
             try:
-                call = self.collector.ledger.read(name.fingerprint, name.number)
+                call = self.asked.ledger.read(name.fingerprint, name.number)
             except ValueError as error:
                 log.warning("%s: no pictures in the report: %s", result.sku, error)
         thumbnails = call.thumbnails if call is not None else Thumbnails()
