@@ -39,7 +39,7 @@ MARGIN = 8.0
 """Seconds beyond the vendor's time-out after which a call certainly has no answer any more."""
 FRESH = 5.0
 """Seconds after its record was begun within which a call must be on its way."""
-AT_ONCE = 4
+AT_ONCE = 2
 """Calls of a buyer that are being recorded at once: a kill leaves all of these in doubt, and none was charged. Each
 is at it for two requests to S3, so this holds up nobody who pays for fewer than some tens of pictures a second."""
 WORKER = uuid.uuid4().hex[:12]
