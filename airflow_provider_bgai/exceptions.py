@@ -4,7 +4,11 @@
 
     BgaiError
     ├── RefusedError              the vendor will not take this request     nothing paid
-    │   └── InvalidRequestError   refused here, before anything was sent    nothing paid
+    │   ├── InvalidRequestError   refused here, before anything was sent    nothing paid
+    │   └── FileError             a whole file cannot be used               nothing paid
+    │       ├── ManifestError     the shop's list                           nothing paid
+    │       ├── RecipeError       what to paint                             nothing paid
+    │       └── LineError         JSON lines of a run                       nothing paid
     ├── SourceError               your image cannot be read just now        nothing paid
     ├── AuthenticationError       key or configuration is wrong             nothing paid
     ├── QuotaError                the account is empty                      nothing paid
@@ -15,6 +19,9 @@
     ├── NeverSentError            not a byte of it went out                 nothing paid
     ├── StoppedError              this connection is not asked for now      nothing paid
     ├── GivenUpError              paid in vain too often before             nothing paid now
+    ├── PublishError              the shop shows what it did before         nothing paid by it
+    │   ├── PublishConflictError  another run is just publishing            nothing paid by it
+    │   └── TooManyFailuresError  more failed than is allowed               nothing paid by it
     ├── VendorFaultError          failed, and documented as not charged     nothing paid
     ├── UnknownOutcomeError       no answer that says yes or no             perhaps paid
     ├── PollError                 asking or fetching failed for now         paid before
@@ -78,6 +85,22 @@ class InvalidRequestError(RefusedError, ValueError):
     """Refused on our side, before anything was sent. Names the field, the value and the rule."""
 
 
+class FileError(RefusedError, ValueError):
+    """A file as a whole cannot be used. Names it, the place in it, and what would be right."""
+
+
+class ManifestError(FileError):
+    """The shop's list: not found, of an unknown format, or without the required columns."""
+
+
+class RecipeError(FileError):
+    """The recipe. Names path, value and rule of every wrong field."""
+
+
+class LineError(FileError):
+    """A line of a file is not the record it should be. Names file and line."""
+
+
 class SourceError(BgaiError):
     """A source image could not be read for now (S3 or its server failed). Nothing was sent; try again."""
 
@@ -136,6 +159,20 @@ class GivenUpError(BgaiError):
     """The picture was paid in vain too often. It is bought again only when its SKU or ``only="failed"`` asks for it."""
 
     reason = "given_up"
+
+
+class PublishError(BgaiError):
+    """Nothing was switched: the shop shows what it did before, and what has landed stays."""
+
+    reason = "publish"
+
+
+class PublishConflictError(PublishError):
+    """Another publisher is at work, or took over. Try again later."""
+
+
+class TooManyFailuresError(PublishError):
+    """More products failed than ``max_failure_ratio`` allows."""
 
 
 class VendorFaultError(BgaiError):

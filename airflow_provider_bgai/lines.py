@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from airflow_provider_bgai.exceptions import LineError
 from airflow_provider_bgai.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -16,10 +17,6 @@ M = TypeVar("M", bound=BaseModel)
 NDJSON = "application/x-ndjson"
 WRITERS = 10
 """Files on their way to S3 at most, besides those the pool is at work on."""
-
-
-class LineError(ValueError):
-    """A line of a file is not the record it should be. Names file and line."""
 
 
 def dump_lines(records: Iterable[BaseModel]) -> bytes:

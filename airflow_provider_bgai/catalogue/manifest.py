@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urljoin, urlsplit
 
-from airflow_provider_bgai.catalogue.tables import READERS, ManifestError, Reader, Rows, column_name, is_text, text_of
+from airflow_provider_bgai.catalogue.tables import READERS, Reader, Rows, column_name, is_text, text_of
+from airflow_provider_bgai.exceptions import ManifestError
 from airflow_provider_bgai.layout import MAX_SEGMENT
 from airflow_provider_bgai.storage import Storage, split_uri
 

@@ -33,7 +33,7 @@ from pydantic import (
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve, shown
 from airflow_provider_bgai.catalogue.tables import column_name
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
 from airflow_provider_bgai.layout import MAX_SEGMENT
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage, split_uri
@@ -45,10 +45,6 @@ MAX_KEY = 900
 LONGEST_EXTENSION = "webp"
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
-
-
-class RecipeError(ValueError):
-    """The recipe cannot be used. Names the file, and path, value and rule of every wrong field."""
 
 
 def _template(text: Any) -> Any:

@@ -17,6 +17,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import IO, Any
 
+from airflow_provider_bgai.exceptions import ManifestError
+
 REQUIRED = ("sku", "image")
 MAX_LINE = 1 << 20
 MAX_LINES = 100
@@ -27,10 +29,6 @@ _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\.0")
 _NOTHING = {"", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL"}
 _EXACT = 2**53
 """From here on a float has lost digits."""
-
-
-class ManifestError(ValueError):
-    """The file as a whole cannot be used: not found, unknown format, or without the required columns."""
 
 
 # Each reader yields (row number, values by column) or (row number, what is wrong with the row).

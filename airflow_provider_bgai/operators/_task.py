@@ -16,6 +16,7 @@ from airflow_provider_bgai.exceptions import (
     InvalidRequestError,
     NeverSentError,
     PollError,
+    PublishConflictError,
     RateLimitError,
     SourceError,
     StoreError,
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A retry helps after these. After any other error it would fail in the same way, or pay again.
-_RETRYABLE = (PollError, RateLimitError, NeverSentError, SourceError, StoreError, VendorFaultError)
+_RETRYABLE = (
+    *(PollError, RateLimitError, NeverSentError, SourceError, StoreError, VendorFaultError),
+    PublishConflictError,  # another run that is just publishing has soon done so
+)
 
 
 def fail(error: BgaiError) -> NoReturn:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -344,12 +343,14 @@ class PublishCatalogueOperator(BaseOperator):
 
         if not self.plan:
             raise AirflowFailException("There is no plan to publish: the planning task returned none")
-        with _publishing():
+        try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
             settle_all(ledger, Accounts(storage, staging=run.layout.staged), run.name)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
+        except BgaiError as error:
+            fail(error)
         costs = published.costs
         report = {
             **published.model_dump(mode="json", exclude={"costs", "settled"}),
@@ -422,21 +423,8 @@ class RollbackCatalogueOperator(BaseOperator):
         """Restore it."""
         from airflow_provider_bgai.catalogue.publishing.publish import rollback
 
-        with _publishing():
+        try:
             published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
+        except BgaiError as error:
+            fail(error)
         return published.model_dump(mode="json")
-
-
-@contextmanager
-def _publishing() -> Iterator[None]:
-    """Fail the task for good, but for a conflict: another run that is just publishing has soon finished."""
-    from airflow_provider_bgai.catalogue.publishing.publish import PublishConflictError, PublishError
-
-    try:
-        yield
-    except PublishConflictError as error:
-        raise AirflowException(str(error)) from error
-    except PublishError as error:
-        raise AirflowFailException(str(error)) from error
-    except BgaiError as error:
-        fail(error)

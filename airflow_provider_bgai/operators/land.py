@@ -23,7 +23,7 @@ from airflow_provider_bgai.operators._task import (
 from airflow_provider_bgai.operators.generate import OnUnfaithful, inspection
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.storage import Storage
@@ -48,7 +48,7 @@ class LandBackgroundOperator(BaseOperator):
         self,
         *,
         conn_id: str,
-        vendor_task_id: str | Mapping[str, Any],
+        vendor_task_id: str | Mapping[str, Any] | XComArg,
         destination: str,
         aws_conn_id: str | None = "aws_default",
         extra_args: Mapping[str, Any] | None = None,
@@ -70,7 +70,7 @@ class LandBackgroundOperator(BaseOperator):
         try:
             if isinstance(self.vendor_task_id, Mapping):
                 return self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)).told()
-            return self._land_task(self.vendor_task_id).told()
+            return self._land_task(str(self.vendor_task_id or "")).told()
         except BgaiError as error:
             fail(error)
 

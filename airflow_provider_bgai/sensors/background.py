@@ -22,7 +22,7 @@ from airflow_provider_bgai.operators._task import TaskResult, fail
 from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger, Event
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_provider_bgai.hooks.base import BackgroundHook
     from airflow_provider_bgai.models import Generation
@@ -47,7 +47,7 @@ class BackgroundTaskSensor(BaseSensorOperator):
         self,
         *,
         conn_id: str,
-        vendor_task_id: str | Sequence[Any] | Mapping[str, Any],
+        vendor_task_id: str | Sequence[Any] | Mapping[str, Any] | XComArg,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: float = 5,
         timeout: float = 3600,

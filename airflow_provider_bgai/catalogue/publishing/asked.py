@@ -18,10 +18,10 @@ from airflow_provider_bgai.buying.landing import name_output
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
-from airflow_provider_bgai.catalogue.publishing.versions import Entry, Place, PublishError
+from airflow_provider_bgai.catalogue.publishing.versions import Entry, Place
 from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted, no_answer_results, not_published
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError, PublishError
 from airflow_provider_bgai.layout import picture_of
 from airflow_provider_bgai.lines import M, stream_lines
 from airflow_provider_bgai.storage import Storage

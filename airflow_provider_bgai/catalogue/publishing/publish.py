@@ -35,22 +35,19 @@ from airflow_provider_bgai.buying.record import Thumbnails
 from airflow_provider_bgai.catalogue.publishing.asked import Asked
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
 from airflow_provider_bgai.catalogue.publishing.switch import Switch
-from airflow_provider_bgai.catalogue.publishing.versions import (
-    Current,
-    Entry,
-    Place,
-    PublishConflictError,  # noqa: F401 - raised from here
-    PublishError,
-    Turn,
-    load_current,
-)
+from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry, Place, Turn, load_current
 from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, run_costs
 from airflow_provider_bgai.catalogue.report.page import Card, write_page
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import write_state
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import (
+    InvalidRequestError,
+    LineError,
+    PublishError,
+    TooManyFailuresError,
+)
 from airflow_provider_bgai.layout import Layout, picture_of
-from airflow_provider_bgai.lines import LineError, stream_lines, write_lines
+from airflow_provider_bgai.lines import stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -58,10 +55,6 @@ log = logging.getLogger(__name__)
 FAILURES = ("failed", "lost", "quarantined", "refused", "held")
 LEASE = 120.0
 EXAMPLES = 20
-
-
-class TooManyFailuresError(PublishError):
-    """More products failed than ``max_failure_ratio`` allows. Nothing was published; landed pictures stay."""
 
 
 class Published(BaseModel):

@@ -19,14 +19,8 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
-from airflow_provider_bgai.catalogue.publishing.versions import (
-    Entry,
-    PublishConflictError,
-    PublishError,
-    Turn,
-    load_current,
-)
-from airflow_provider_bgai.exceptions import StoreError
+from airflow_provider_bgai.catalogue.publishing.versions import Entry, Turn, load_current
+from airflow_provider_bgai.exceptions import PublishConflictError, PublishError, StoreError
 from airflow_provider_bgai.lines import stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage
 

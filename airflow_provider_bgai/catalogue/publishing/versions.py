@@ -12,20 +12,12 @@ import re
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError, PublishConflictError, PublishError
 from airflow_provider_bgai.layout import FOLDER, Layout
 from airflow_provider_bgai.storage import Storage, split_uri
 
 MAX_KEY_BYTES = 1024
 HISTORY = 100
-
-
-class PublishError(Exception):
-    """Nothing was switched: the shop's mapping is the one it was."""
-
-
-class PublishConflictError(PublishError):
-    """Another publisher is at work, or took over. Try again later."""
 
 
 class Entry(BaseModel):
