@@ -78,8 +78,8 @@ def background(size: tuple[int, int], product: Image.Image, random: Random) -> I
         return Image.new("RGB", size, "white")
     if kind == "own":
         colour = product.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-        shift = 40 if sum(colour[:3]) < 384 else -40  # type: ignore[index, arg-type]
-        return Image.new("RGB", size, tuple(value + shift for value in colour[:3]))  # type: ignore[index, union-attr]
+        shift = 40 if sum(colour[:3]) < 384 else -40  # type: ignore[index]
+        return Image.new("RGB", size, tuple(value + shift for value in colour[:3]))  # type: ignore[index]
     if kind == "clutter":
         canvas = Image.new("RGB", size, tuple(int(v) for v in random.integers(0, 256, 3)))
         draw = ImageDraw.Draw(canvas)

@@ -121,7 +121,7 @@ def ours(
     _ = hook.settings
     calls: Counter[str] = Counter()
     storage.client.meta.events.register("before-send.s3.*", lambda event_name, **_: calls.update([event_name]))
-    finishing = {"": Finishing(fidelity=fidelity)}
+    finishing = {"": Finishing.model_validate({"fidelity": fidelity})}
 
     async def a_pass(patience: float | None, **how: Any) -> Progress:
         buyer = Buyer([hook], Ledger(storage, destination), run="benchmark", owner="benchmark/0000")

@@ -50,9 +50,17 @@ def main() -> None:
         def measure(name: str) -> tuple[int, float]:
             link = storage.presign(f"s3://{s3.bucket}/{name}")
             generation = Generation(vendor="picwish", state="succeeded", images=(link,))
-            names = {"call_id": "0" * 32, "fingerprint": "f" * 64, "run": "r", "owner": "r/0", "conn_id": hook.conn_id}
             call = Call(
-                **names, number=1, vendor="picwish", sent_at=0, answer_by=0, inspection=Inspection(thresholds=None)
+                call_id="0" * 32,
+                fingerprint="f" * 64,
+                number=1,
+                run="r",
+                owner="r/0",
+                conn_id=hook.conn_id,
+                vendor="picwish",
+                sent_at=0,
+                answer_by=0,
+                inspection=Inspection(thresholds=None),
             )
 
             async def run() -> int:

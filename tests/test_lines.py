@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from airflow_provider_bgai.lines import LineError, LineFiles, dump_lines, parse_lines, stream_lines, write_lines
+from airflow_provider_bgai.exceptions import LineError
+from airflow_provider_bgai.lines import LineFiles, dump_lines, parse_lines, stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage, store_errors
 
 

@@ -13,7 +13,9 @@ import airflow
 import jsonschema
 import pytest
 
+import airflow_provider_bgai
 from airflow_provider_bgai.get_provider_info import get_provider_info
+from airflow_provider_bgai.hooks.base import BackgroundHook
 from tests.conftest import VENDORS
 
 INFO = get_provider_info()
@@ -34,7 +36,7 @@ def named_modules() -> list[str]:
     return [module for kind in kinds for entry in INFO[kind] for module in entry["python-modules"]]
 
 
-def hook_of(vendor: str) -> type:
+def hook_of(vendor: str) -> type[BackgroundHook]:
     module, _, name = TYPES[f"bgai_{vendor}"]["hook-class-name"].rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -56,7 +58,7 @@ def test_every_module_it_names_exists(module):
 
 
 def test_every_module_of_the_package_with_hooks_operators_sensors_or_triggers_is_named():
-    package = Path(importlib.import_module("airflow_provider_bgai").__file__).parent
+    package = Path(airflow_provider_bgai.__file__).parent
     for kind, not_for_users in {
         "hooks": {"base", "channel", "connection", "images", "meaning", "results", "vendor", "waiting"},
         "operators": set(),
@@ -123,10 +125,9 @@ def form_library(monkeypatch) -> dict[str, type]:
     names = ("StringField", "IntegerField", "BooleanField", "PasswordField")
     fields = {name: getattr(HookMetaService, f"Mock{name}") for name in names}
     babel, wtforms, validators = ModuleType("flask_babel"), ModuleType("wtforms"), ModuleType("wtforms.validators")
-    babel.lazy_gettext = str
-    validators.Optional = HookMetaService.MockOptional
-    wtforms.validators = validators
-    vars(wtforms).update(fields)
+    vars(babel).update(lazy_gettext=str)
+    vars(validators).update(Optional=HookMetaService.MockOptional)
+    vars(wtforms).update(fields, validators=validators)
     for module in (babel, wtforms, validators):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return fields

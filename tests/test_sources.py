@@ -34,7 +34,7 @@ def test_one_content_is_one_source_wherever_it_lies(storage, s3, upload, tmp_pat
     path.write_bytes(BYTES)
     link = website.answer("/a.png", BYTES, ETag='"1"')
     s3.client().upload_fileobj(io.BytesIO(BYTES), s3.bucket, "sources/parts.png")
-    places = [BYTES, str(path), f"{link}?signature=1", f"{link}?signature=2"]
+    places: list[str | bytes] = [BYTES, str(path), f"{link}?signature=1", f"{link}?signature=2"]
     places += [upload("sources/whole.png", BYTES), f"s3://{s3.bucket}/sources/parts.png"]
     found = [read(place, storage) for place in places]
     assert {source.sha256 for source in found} == {hashlib.sha256(BYTES).hexdigest()}

@@ -92,16 +92,16 @@ class MemoryStorage(Storage):
         return self._call(act)
 
     def head(self, uri: str) -> S3Object | None:
-        return self._call(lambda: self._listed(uri) if uri in self.objects else None)
+        return self._call(lambda: self._object(uri) if uri in self.objects else None)
 
     def load(self, uri: str) -> tuple[bytes, S3Object]:
-        return self.read(uri), self._listed(uri)
+        return self.read(uri), self._object(uri)
 
     def download(self, uri: str, file: Any) -> None:
         file.write(self.read(uri))
 
     def list(self, prefix: str) -> Iterator[S3Object]:
-        yield from self._call(lambda: [self._listed(uri) for uri in sorted(self.objects) if uri.startswith(prefix)])
+        yield from self._call(lambda: [self._object(uri) for uri in sorted(self.objects) if uri.startswith(prefix)])
 
     def put(self, uri: str, body: Any, **_: Any) -> None:
         data = body if isinstance(body, bytes) else body.read()
@@ -131,7 +131,7 @@ class MemoryStorage(Storage):
     def _set(self, uri: str, body: bytes) -> None:
         self.objects[uri], self.times[uri] = body, self.clock
 
-    def _listed(self, uri: str) -> S3Object:
+    def _object(self, uri: str) -> S3Object:
         written = self.times.get(uri, self.clock)
         return S3Object(uri, len(self.objects[uri]), self._etag(uri), int(written))
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -198,7 +199,7 @@ def test_a_proxys_403_on_a_link_says_nothing_about_the_link_and_the_picture_stay
     behind("katalis", "http")
     fetch = KatalisHook.fetch
 
-    async def refused(hook: KatalisHook, *args: object) -> None:
+    async def refused(hook: KatalisHook, *args: Any) -> None:
         proxy.refuses = 403
         await fetch(hook, *args)
 

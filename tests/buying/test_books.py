@@ -108,7 +108,9 @@ def test_who_takes_a_call_up_marks_it_again_before_anything_else(delivered, stat
     kept.storage.clock = HELD_UNTIL
     walk(kept.ledger)
     assert written == [kept.layout.marker(sent.fingerprint, 1, sent.call_id), kept.layout.call(sent.fingerprint, 1)]
-    assert kept.ledger.read(sent.fingerprint, 1).state == state
+    ended = kept.ledger.read(sent.fingerprint, 1)
+    assert ended is not None
+    assert ended.state == state
 
 
 # --- markers without their record ------------------------------------------------------------------
@@ -139,8 +141,8 @@ def test_a_marker_whose_number_is_another_calls_is_booked_as_perhaps_and_the_oth
     assert kept.ledger.read(mine.fingerprint, 1).call_id == other.call_id
     assert (bounds(kept.ledger), kept.marked()) == ({"picwish": (1, 1)}, [])
     # Nobody takes the one for a record that is gone, or the other for one that nobody booked.
-    found = audit(kept.ledger)
-    assert (found.calls, found.unbooked, found.unrecorded) == (1, [], [])
+    audited = audit(kept.ledger)
+    assert (audited.calls, audited.unbooked, audited.unrecorded) == (1, [], [])
 
 
 def test_a_call_that_was_written_anew_under_another_number_counts_once(kept):
@@ -325,5 +327,7 @@ def test_in_a_real_s3_a_month_is_walked_booked_added_up_audited_and_restored(sto
     storage.delete(kept.layout.call(calls[0].fingerprint, 1))
     (gone,) = audit(kept.ledger).unrecorded
     assert restore(kept.ledger, [gone]) == 1
-    assert said([kept.ledger.last(calls[0].fingerprint)]) == said([calls[0]])
+    restored = kept.ledger.last(calls[0].fingerprint)
+    assert restored is not None
+    assert said([restored]) == said([calls[0]])
     assert audit(kept.ledger).unrecorded == []

@@ -702,8 +702,12 @@ def test_a_wrong_budget_is_refused_and_the_message_says_where(wrong, said):
 
 def test_numbers_may_come_from_a_form():
     caps = Caps.model_validate({"day": {"pictures": "500"}, "run": {"money": "10.10"}, "month": None})
+    assert caps.day is not None
+    assert caps.run is not None
     assert (caps.day.pictures, caps.run.money, caps.month) == (500, Decimal("10.10"), None)
-    assert Caps.model_validate({"run": {"money": 10.1}}).run.money == Decimal("10.1")
+    run = Caps.model_validate({"run": {"money": 10.1}}).run
+    assert run is not None
+    assert run.money == Decimal("10.1")
     assert Caps.model_validate({"root": "s3://money/wallet/", "run": {"pictures": 1}}).root == "s3://money/wallet"
 
 

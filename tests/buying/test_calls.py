@@ -43,18 +43,30 @@ def ledger(memory) -> Ledger:
 
 def records(ledger: Ledger) -> dict[int, Call]:
     """What stands in ``calls/``, by number."""
-    names = [call_of(item.uri) for item in ledger.storage.list(ledger.layout.calls())]
-    return {name[1]: ledger.read(*name) for name in names}
+    found = {}
+    for item in ledger.storage.list(ledger.layout.calls()):
+        name = call_of(item.uri)
+        assert name is not None
+        record = ledger.read(*name)
+        assert record is not None
+        found[name[1]] = record
+    return found
 
 
 def markers(ledger: Ledger) -> list[tuple[int, str]]:
-    found = [marker_of(item.uri) for item in ledger.storage.list(ledger.layout.open)]
-    return [(marker.number, marker.call_id) for marker in found]
+    found = []
+    for item in ledger.storage.list(ledger.layout.open):
+        marker = marker_of(item.uri)
+        assert marker is not None
+        found.append((marker.number, marker.call_id))
+    return found
 
 
 def put(ledger: Ledger, call: Call) -> Call:
     ledger.storage.put(ledger.layout.call(call.fingerprint, call.number), call.body())
-    return ledger.read(call.fingerprint, call.number)
+    record = ledger.read(call.fingerprint, call.number)
+    assert record is not None
+    return record
 
 
 def deleted(ledger: Ledger, call: Call) -> None:
@@ -407,7 +419,9 @@ def test_where_s3_fails_for_a_moment_a_call_that_was_never_sent_is_taken_back_al
 def test_a_marker_names_its_call_and_holds_it_without_links(ledger):
     call = ledger.open(new_call(links=["https://vendor.example/secret"]))
     uri = ledger.layout.marker(call.fingerprint, 1, call.call_id)
-    assert read_marker(ledger.storage, uri).body() == call.for_books().body()
+    marker = read_marker(ledger.storage, uri)
+    assert marker is not None
+    assert marker.body() == call.for_books().body()
     assert b"secret" not in ledger.storage.read(uri)
     assert "secret" not in repr(call)
     assert read_marker(ledger.storage, uri + "0") is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decision import A_DAY, GIVE_UP, Asks, Decision, Last, decide, is_lost
 from airflow_provider_bgai.buying.decisions import decide_about, last_of, read_decided, refusal
-from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, STATES, Call
+from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, STATES, Call, State
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
     GivenUpError,
@@ -28,11 +30,11 @@ ANSWER_BY, HELD_UNTIL = NOON + 60, NOON + 20 * HOUR
 EARLY, LATE, OVER = NOON + 59, ANSWER_BY, HELD_UNTIL
 
 
-def last(state: str | None, **known) -> Last:
+def last(state: State | None, **known: Any) -> Last:
     return Last(2, state, ANSWER_BY, known.pop("held_until", HELD_UNTIL), **known)
 
 
-ROWS = {
+ROWS: dict[str, tuple[Last | None, dict[str, Any], float, Decision]] = {
     "never tried": (None, {}, EARLY, Decision("buy", 1)),
     "nobody can read its record": (last(None), {"again": True, "policy": "resubmit"}, OVER, Decision("held", 2)),
     "landed": (last("landed", there=True), {}, EARLY, Decision("reuse", 2)),

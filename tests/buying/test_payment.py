@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_bgai.buying import payment
 from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.exceptions import NeverSentError
 from tests.buying.conftest import Shop
 from tests.buying.test_kills import purse, until
@@ -89,7 +90,7 @@ def test_few_are_between_marker_and_record_at_once(shop, monkeypatch):
     at_once, most, lock = 0, 0, threading.Lock()
     write = Ledger.open
 
-    def counted(self: Ledger, call: object) -> object:
+    def counted(self: Ledger, call: Call) -> Call:
         nonlocal at_once, most
         with lock:
             at_once += 1

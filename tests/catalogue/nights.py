@@ -123,7 +123,8 @@ class Catalogue:
         self.runs += 1
         manifest = f"{self.root}/products.jsonl"
         self.storage.put(manifest, "\n".join(json.dumps(row) for row in self.rows.values()).encode())
-        known = {"run": f"run-{self.runs}", "manifest": manifest, "destination": self.root, "storage": self.storage}
+        known: dict[str, Any] = {"run": f"run-{self.runs}", "manifest": manifest, "destination": self.root}
+        known |= {"storage": self.storage}
         return make_plan(recipe=recipe, hooks=self.hooks(*vendors), **(known | more))
 
     def record(self, plan: Plan) -> PlanRecord:
@@ -138,7 +139,7 @@ class Catalogue:
 
     def said(self, plan: Plan) -> dict[str, str]:
         """What the plan says of each SKU that it accounts for: the status in its shard, or its outcome."""
-        in_shards = {sku: it.status for it in self.wanted(plan) for sku in it.skus}
+        in_shards: dict[str, str] = {sku: it.status for it in self.wanted(plan) for sku in it.skus}
         return {sku: it.outcome for sku, it in self.planned(plan).items()} | in_shards
 
     # --- generating and publishing
@@ -222,8 +223,8 @@ class Catalogue:
             ]
             for uri in uris:
                 self.storage.put(uri, b"1")
-            like = {"bytes": 1, "sha256": "0" * 64, "width": 1, "height": 1, "content_type": "image/png"}
-            images = tuple(Output(uri=self.layout.relative(uri), **like) for uri in uris)
+            like: dict[str, Any] = {"bytes": 1, "sha256": "0" * 64, "width": 1, "height": 1}
+            images = tuple(Output(uri=self.layout.relative(uri), content_type="image/png", **like) for uri in uris)
             call = call.model_copy(update={"images": images})
         self.storage.put(self.layout.call(call.fingerprint, call.number), call.body())
         return call, purchase.source.hint

@@ -93,7 +93,7 @@ class Shop:
             "answer_by": NOW,
             "images": result.images,
         }
-        call = Call(**(known | changes))  # type: ignore[arg-type]
+        call = Call(**(known | changes))
         self.storage.put(self.layout.call(call.fingerprint, call.number), call.body())
         return call
 

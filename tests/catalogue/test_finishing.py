@@ -12,7 +12,7 @@ from PIL import Image
 
 from airflow_provider_bgai.buying.record import Call, Output
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
-from airflow_provider_bgai.catalogue.publishing.publish import TooManyFailuresError
+from airflow_provider_bgai.exceptions import TooManyFailuresError
 from airflow_provider_bgai.imaging.fidelity import Placement, Verdict
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.layout import Layout, PictureName
@@ -62,8 +62,14 @@ def opened(storage, layout: Layout, name: str) -> Image.Image:
     return Image.open(io.BytesIO(stored(storage, layout, name)))
 
 
+def labelled(storage, layout: Layout, name: str) -> Label:
+    label = read_label(stored(storage, layout, name))
+    assert label is not None
+    return label
+
+
 def test_without_wishes_what_has_landed_is_published_as_it_is(storage, layout, landed):
-    assert Finishing().digest == Finishing(fidelity=False, retries=2).digest == ""
+    assert Finishing().digest == Finishing.model_validate({"fidelity": False, "retries": 2}).digest == ""
     assert finish(storage, layout, landed, Finishing()) == ((), ())
 
 
@@ -73,12 +79,13 @@ def test_every_file_has_its_size_its_format_and_a_label_of_its_own(storage, layo
         "google": {"min_side": 100},
         "amazon_main": {"width": 600, "height": 600, "upscale": 3},
     }
-    files, problems = finish(storage, layout, landed, Finishing(renditions=renditions), source=TEAPOT.read_bytes())
+    finishing = Finishing.model_validate({"renditions": renditions})
+    files, problems = finish(storage, layout, landed, finishing, source=TEAPOT.read_bytes())
     assert problems == ()
     by_name = {file.rendition: file for file in files}
     assert list(by_name) == ["", "card", "google", "amazon_main"]
     assert by_name["card"].width * 4 == by_name["card"].height * 3
-    labels = {name: read_label(stored(storage, layout, file.uri)) for name, file in by_name.items()}
+    labels = {name: labelled(storage, layout, file.uri) for name, file in by_name.items()}
     assert labels[""] == Label(vendor="picwish", model="m1", created=NOW, id=f"{FINGERPRINT}.2-1")
     assert labels["card"].id == f"{FINGERPRINT}.2-1-card"
     assert labels["google"].source_type == "trainedAlgorithmicMedia"
@@ -93,6 +100,7 @@ def test_every_file_has_its_size_its_format_and_a_label_of_its_own(storage, layo
         picture = opened(storage, layout, file.uri)
         assert picture.size == (file.width, file.height)
         assert len(stored(storage, layout, file.uri)) == file.bytes
+        assert picture.format is not None
         assert file.uri.endswith({"JPEG": ".jpg", "WEBP": ".webp", "PNG": ".png"}[picture.format])
 
 
@@ -118,16 +126,16 @@ def test_nothing_is_pasted_where_nobody_knows_where(storage, layout, landed):
 
 
 def test_a_rendition_that_cannot_be_made_stops_no_other(storage, layout, landed):
-    finishing = Finishing(renditions={"huge": {"min_side": 9000}, "webp": {}, "amazon_main": {}})
+    finishing = Finishing.model_validate({"renditions": {"huge": {"min_side": 9000}, "webp": {}, "amazon_main": {}}})
     files, problems = finish(storage, layout, landed, finishing)
     assert [file.rendition for file in files] == ["", "webp"]
     assert [problem.partition(" of ")[0] for problem in problems] == ["rendition 'huge'", "rendition 'amazon_main'"]
 
 
 def test_the_same_wish_makes_the_same_files_and_another_one_others(storage, layout, landed):
-    wish = Finishing(renditions={"thumbnail": {}})
+    wish = Finishing.model_validate({"renditions": {"thumbnail": {}}})
     assert finish(storage, layout, landed, wish) == finish(storage, layout, landed, wish)
-    other = Finishing(renditions={"thumbnail": {"width": 100}})
+    other = Finishing.model_validate({"renditions": {"thumbnail": {"width": 100}}})
     ours, theirs = ({file.uri for file in finish(storage, layout, landed, it)[0]} for it in (wish, other))
     # The picture itself is as it has landed, so it is published from where it is.
     assert ours & theirs == {landed.images[0].uri}
@@ -141,9 +149,11 @@ def test_a_signature_comes_after_the_label(storage, layout, landed):
         signed.append(label.id)
         return data
 
-    finish(storage, layout, landed, Finishing(renditions={"thumbnail": {}}), sign=sign)
+    plain = Finishing.model_validate({"renditions": {"thumbnail": {}}})
+    finish(storage, layout, landed, plain, sign=sign)
     assert signed == []
-    finish(storage, layout, landed, Finishing(sign=True, renditions={"thumbnail": {}}), sign=sign)
+    signing = Finishing.model_validate({"sign": True, "renditions": {"thumbnail": {}}})
+    finish(storage, layout, landed, signing, sign=sign)
     assert signed == [f"{FINGERPRINT}.2-1", f"{FINGERPRINT}.2-1-thumbnail"]
 
 

@@ -6,7 +6,7 @@ import http.server
 import json
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_bgai.catalogue import manifest as module
 from airflow_provider_bgai.catalogue.manifest import Product, RefusedRow, open_manifest, read_manifest
-from airflow_provider_bgai.catalogue.tables import MAX_LINE, ManifestError
+from airflow_provider_bgai.catalogue.tables import MAX_LINE
+from airflow_provider_bgai.exceptions import ManifestError
 from airflow_provider_bgai.storage import Storage
 
 ROWS = [
@@ -32,6 +33,15 @@ def read(tmp_path):
         return list(read_manifest(str(path), Storage(None)))
 
     return read
+
+
+def products(rows: Iterable[Product | RefusedRow]) -> list[Product]:
+    """The rows, of which none may be refused."""
+    found = []
+    for row in rows:
+        assert isinstance(row, Product)
+        found.append(row)
+    return found
 
 
 def as_csv() -> bytes:
@@ -57,7 +67,7 @@ FORMATS = {"csv": as_csv, "jsonl": as_json_lines, "ndjson": as_json_lines, "parq
 def test_every_format_gives_the_same_products_from_a_path_and_from_s3(suffix, read, storage, upload):
     data = FORMATS[suffix]()
     from_path = read(data, f"products.{suffix}")
-    from_s3 = list(read_manifest(upload(f"manifests/products.{suffix}", data), storage))
+    from_s3 = products(read_manifest(upload(f"manifests/products.{suffix}", data), storage))
     assert [it.fields for it in from_path] == [it.fields for it in from_s3] == ROWS
     assert [it.row for it in from_path] == ([2, 3] if suffix == "csv" else [1, 2])
 
@@ -186,6 +196,9 @@ def test_column_names_are_spelled_one_way_in_every_format(read):
 def test_a_manifest_in_s3_names_no_files_of_this_machine(image, storage, upload):
     uri = upload("shelf/products.csv", f"sku,image\na,images/a.png\nb,{image}\nc,s3://shop/c.png\n".encode())
     first, refused, last = read_manifest(uri, storage)
+    assert isinstance(first, Product)
+    assert isinstance(refused, RefusedRow)
+    assert isinstance(last, Product)
     assert (first.image, last.image) == (uri.replace("products.csv", "images/a.png"), "s3://shop/c.png")
     assert f"{uri}, row 3, image={image!r}: what lies in S3 or on the web may not name local files" in refused.message
 
@@ -193,6 +206,7 @@ def test_a_manifest_in_s3_names_no_files_of_this_machine(image, storage, upload)
 def test_a_manifest_in_s3_names_nothing_above_its_bucket(storage, upload):
     uri = upload("shelf/products.csv", b"sku,image\na,../../../etc/passwd\n")
     (refused,) = read_manifest(uri, storage)
+    assert isinstance(refused, RefusedRow)
     assert "image='../../../etc/passwd'" in refused.message
     assert "'.' and '..' are not allowed in an S3 key" in refused.message
 
@@ -218,9 +232,10 @@ def test_a_manifest_from_the_web_names_no_files_of_this_machine(tmp_path, web):
     images = ["images/a.png", "../../a.png", "/etc/b.png", "file:///etc/b.png", "x:/etc/b.png", "//["]
     (tmp_path / "p.csv").write_text("sku,image\n" + "".join(f"{n},{image}\n" for n, image in enumerate(images)))
     with open_manifest(f"{web}/p.csv?signature=secret", Storage(None), allow_private_hosts=True) as manifest:
-        one, two, *refused = manifest
-        assert [one.image, two.image] == [f"{web}/images/a.png", f"{web}/a.png"]
-        assert all(isinstance(it, RefusedRow) for it in refused)
+        one, two, *others = manifest
+        assert [it.image for it in products([one, two])] == [f"{web}/images/a.png", f"{web}/a.png"]
+        refused = [it for it in others if isinstance(it, RefusedRow)]
+        assert refused == others
         assert "may not name local files" in refused[0].message
         assert "secret" not in manifest.uri + "".join(it.message for it in refused)
 
@@ -352,7 +367,7 @@ def test_relative_images_lie_beside_the_manifest(read, tmp_path, storage, upload
     (found,) = read("sku,image\na,/data/a.png\n")
     assert found.image == "/data/a.png"
     uri = upload("shelf/products.csv", b"sku,image\na,images/a.png\n")
-    (found,) = read_manifest(uri, storage)
+    (found,) = products(read_manifest(uri, storage))
     assert found.image == uri.replace("products.csv", "images/a.png")
 
 
@@ -416,7 +431,7 @@ def test_any_text_a_csv_writer_writes_is_read_or_refused_row_by_row(tmp_path_fac
         writer.writerow(["sku", " image ", "one", "two"])
         writer.writerows([sku, f"{sku}.png", one, two] for sku, one, two in texts)
     with open_manifest(str(path), Storage(None)) as manifest:
-        found = list(manifest)
+        found = products(manifest)
         assert list(manifest.images()) == [(it.sku, it.image) for it in found]
     assert [(it.sku, it.fields["one"], it.fields["two"]) for it in found] == [
         tuple(text if text.strip() else "" for text in row) for row in texts

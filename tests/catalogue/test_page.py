@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from playwright.sync_api import expect
@@ -65,7 +65,7 @@ def test_a_card_says_what_is_known(show: Show):
 
 
 def test_the_summary_adds_up(show: Show):
-    settled = cost_report([call(8, "lost", "0.40", run="monday")], by=("run",))
+    settled = cost_report([call(8, "lost", "0.40", run="monday")], by=["run"])
     page = show(costs=COSTS, settled=settled, unchanged=88_210, published=False, notes={"Recipe": "version 4"})
     head = page.locator("header.head").inner_text()
     assert "nightly" in head
@@ -269,7 +269,7 @@ def test_light_and_dark(show: Show):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_barrier_that_axe_finds(show: Show, scheme: str):
+def test_no_barrier_that_axe_finds(show: Show, scheme: Literal["light", "dark"]):
     from axe_playwright_python.sync_playwright import Axe
 
     page = show(costs=COSTS, notes={"a": "b"})

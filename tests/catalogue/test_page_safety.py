@@ -7,7 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -103,7 +103,7 @@ MANY = 10_000
 
 def numbered(count: int) -> Iterator[Card]:
     for n in range(count):
-        reason = {} if n % 7 else {"reason": "moderation", "error": "The vendor refuses it"}
+        reason: dict[str, Any] = {} if n % 7 else {"reason": "moderation", "error": "The vendor refuses it"}
         picture = () if reason else (Verdict(True, (), psnr=30 + n % 17, delta_e=n % 5 / 2),)
         yield card(f"mug-{n:05}", "failed" if reason else "bought", *picture, category=f"c{n % 40}", **reason)
 

@@ -9,21 +9,20 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from airflow_provider_bgai.buying.books import audit, restore
 from airflow_provider_bgai.buying.buyer import Buyer
-from airflow_provider_bgai.buying.decision import Asks, decide
+from airflow_provider_bgai.buying.decision import Asks, OnUnknownOutcome, decide
 from airflow_provider_bgai.buying.decisions import Note
 from airflow_provider_bgai.buying.purchase import Wish, name_of, open_wish
 from airflow_provider_bgai.catalogue.planning import tried
 from airflow_provider_bgai.catalogue.planning.images import FEW_IN_FOLDER
 from airflow_provider_bgai.catalogue.planning.plan import read_plan
-from airflow_provider_bgai.catalogue.recipe import RecipeError
 from airflow_provider_bgai.catalogue.state import SkuState, read_state, write_state
-from airflow_provider_bgai.catalogue.tables import ManifestError
-from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError
+from airflow_provider_bgai.exceptions import AuthenticationError, InvalidRequestError, ManifestError, RecipeError
 from airflow_provider_bgai.storage import Storage
 from tests.catalogue.nights import RECIPE, photo
 from tests.servers import serving_website
@@ -397,7 +396,9 @@ def test_the_plan_does_what_the_one_decision_says_of_every_kind_of_last_call(wit
 
     monkeypatch.setattr(tried, "decide", spy)
     ways = {"buy": "failed", "collect": "collect", "take": "collect", "wait": "collect"}
-    for only, policy in [("changed", "hold"), ("changed", "resubmit"), ("changed", "fail"), ("failed", "hold")]:
+    runs: list[tuple[str, OnUnknownOutcome]]
+    runs = [("changed", "hold"), ("changed", "resubmit"), ("changed", "fail"), ("failed", "hold")]
+    for only, policy in runs:
         asked.clear()
         plan = catalogue.plan(only=only, on_unknown_outcome=policy)
         # All but those with nothing to ask about: never tried, or landed as their names say.
@@ -490,7 +491,7 @@ def test_one_wish_has_one_name_however_it_is_spelled(catalogue, one, other):
     names = [by_sku(catalogue, catalogue.plan({**plain, **style}))["a"].fingerprint for style in (one, other)]
     assert names[0] == names[1] is not None
     if one.get("options"):
-        others = [{"options": {"a": 0.2}}, {"options": {"b": 0.1}}, {"options": {}}]
+        others: list[dict[str, Any]] = [{"options": {"a": 0.2}}, {"options": {"b": 0.1}}, {"options": {}}]
         assert names[0] not in {
             by_sku(catalogue, catalogue.plan({**plain, **it}))["a"].fingerprint for it in others[:2]
         }
@@ -498,7 +499,7 @@ def test_one_wish_has_one_name_however_it_is_spelled(catalogue, one, other):
 
 def test_a_row_s_spelling_changes_no_name(catalogue):
     """Composed or not, with a number's or a text's 1001, and with a line break at its end."""
-    spelled = [
+    spelled: list[dict[str, Any]] = [
         {"title": "caf\u00e9", "nr": 1001},
         {"title": "cafe\u0301\n", "nr": 1001.0},
         {"title": "café ", "nr": "1001"},
@@ -664,7 +665,8 @@ def test_a_record_that_is_gone_while_its_picture_is_there_is_restored_and_nothin
 
 def test_a_picture_that_another_run_lands_while_the_plan_lists_is_no_lost_record(three, monkeypatch):
     three.remember()
-    wanted, real, landed = three.wanted(three.plan()), Storage.list_uris, []
+    wanted, real = three.wanted(three.plan()), Storage.list_uris
+    landed: list[Any] = []
 
     def listing(self, prefix):
         yield from real(self, prefix)

@@ -8,6 +8,7 @@ import io
 import json
 import uuid
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,16 +17,11 @@ from airflow_provider_bgai.buying.books import book
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.record import Call, Thumbnails
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.publishing.publish import (
-    PublishError,
-    TooManyFailuresError,
-    read_mapping,
-    read_outcomes,
-)
+from airflow_provider_bgai.catalogue.publishing.publish import read_mapping, read_outcomes
 from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry
 from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError, PublishError, TooManyFailuresError
 from airflow_provider_bgai.lines import dump_lines
 from tests.catalogue.publishing import Counting, Shop, drawn, shop_of
 
@@ -305,7 +301,7 @@ def test_the_ratio_is_a_share(shop):
 
 # --- labels and finished files ---------------------------------------------------------------------
 
-RENDERED = Finishing(renditions={"thumbnail": {}})
+RENDERED = Finishing.model_validate({"renditions": {"thumbnail": {}}})
 
 
 def finished(shop: Shop, result: Result, *names: str) -> Result:
@@ -316,8 +312,8 @@ def finished(shop: Shop, result: Result, *names: str) -> Result:
         body = drawn(f"{result.fingerprint} {name or 'itself'}")
         shop.storage.put(shop.layout.absolute(uri), body)
         digest = hashlib.sha256(body).hexdigest()
-        known = {"width": 1, "height": 1, "content_type": "image/png", "sha256": digest, "bytes": len(body)}
-        files.append(Finished(uri=uri, rendition=name, index=1, **known))
+        known: dict[str, Any] = {"width": 1, "height": 1, "content_type": "image/png", "sha256": digest}
+        files.append(Finished(uri=uri, rendition=name, index=1, bytes=len(body), **known))
     return result.model_copy(update={"finished": tuple(files), "finishing": RENDERED.digest})
 
 

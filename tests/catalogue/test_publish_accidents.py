@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
 from airflow_provider_bgai.catalogue.publishing import scratch
-from airflow_provider_bgai.catalogue.publishing.publish import PublishConflictError, PublishError, read_mapping
+from airflow_provider_bgai.catalogue.publishing.publish import read_mapping
 from airflow_provider_bgai.catalogue.results import Result
-from airflow_provider_bgai.exceptions import StoreError
+from airflow_provider_bgai.exceptions import PublishConflictError, PublishError, StoreError
 from airflow_provider_bgai.storage import Storage
 from tests.buying.support import Killed, MemoryStorage
 from tests.catalogue.publishing import SHOWN, Counting, Shop, drawn, shop_of, three_nights
@@ -126,8 +126,9 @@ def test_a_catalogue_that_was_copied_publishes_rolls_back_and_is_finished_anew_w
     assert shop.shown() == {"a.png": "red 1"}
     assert shop.publish("night-3").outcomes == {"unchanged": 1, "bought": 1}
     assert shop.shown() == {"a.png": "blue 1", "b.png": "new 1"}
-    asked = Finishing(renditions={"small": {"width": 16}})
+    asked = Finishing.model_validate({"renditions": {"small": {"width": 16}}})
     call = Ledger(shop.storage, shop.root).last(second.fingerprint)
+    assert call is not None
     files, problems = finish(shop.storage, shop.layout, call, asked)
     finished = unchanged.model_copy(
         update={"outcome": "reused", "images": call.images, "finished": files, "finishing": asked.digest}
@@ -255,6 +256,7 @@ def test_publish_survives_sigkill(shop):
     shop.run("night-1", *[shop.result(f"p{n}", "new") for n in range(40)])
     command = [sys.executable, "-c", textwrap.dedent(PUBLISH), shop.root, "night-1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "15":
                 process.send_signal(signal.SIGKILL)

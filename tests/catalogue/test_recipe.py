@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from unicodedata import normalize
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_bgai.catalogue.manifest import Product
-from airflow_provider_bgai.catalogue.recipe import MAX_SEED, Recipe, RecipeError, Seed, load_recipe
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.catalogue.recipe import MAX_SEED, Recipe, Seed, load_recipe
+from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage
 
@@ -164,7 +165,7 @@ def test_a_template_may_provide_for_an_empty_column(prompt, empty, red):
 
 
 def test_one_wish_is_one_request_however_it_is_spelled():
-    text = {
+    text: dict[str, Any] = {
         "prompt": "{{ title }} in {{ cafe }}",
         "template": "{{ scene }}",
         "options": {"style": "{{ cafe }}"},
@@ -252,7 +253,8 @@ def test_a_product_cannot_write_templates():
 def test_a_missing_category_column_is_an_error_where_the_recipe_needs_it():
     rows = Product("a", "a.png", {"sku": "a", "image": "a.png"}, 2, "products.csv")
     assert load({"prompt": "x"}).category_of(rows) == ""
-    for needs in ({"categories": {"art": {}}}, {"seed": {"policy": "category"}}):
+    needing: list[dict[str, Any]] = [{"categories": {"art": {}}}, {"seed": {"policy": "category"}}]
+    for needs in needing:
         with pytest.raises(InvalidRequestError, match="'category' is not a column of the manifest"):
             load({"prompt": "x", **needs}).category_of(rows)
 
@@ -260,9 +262,11 @@ def test_a_missing_category_column_is_an_error_where_the_recipe_needs_it():
 @given(sku=st.text(max_size=40), other=st.text(max_size=40), value=st.none() | st.integers(1, 10**12))
 def test_a_seed_belongs_to_its_sku_and_fits_every_vendor(sku, other, value):
     policy = Seed(policy="sku", value=value)
-    assert policy.of(sku, "x") == policy.of(sku, "y")
-    assert 1 <= policy.of(sku, "x") <= MAX_SEED
-    assert (policy.of(sku, "x") == policy.of(other, "x")) == (normalize("NFC", sku) == normalize("NFC", other))
+    seed = policy.of(sku, "x")
+    assert seed is not None
+    assert seed == policy.of(sku, "y")
+    assert 1 <= seed <= MAX_SEED
+    assert (seed == policy.of(other, "x")) == (normalize("NFC", sku) == normalize("NFC", other))
 
 
 def test_seeds_stay_the_same_from_release_to_release():

@@ -148,13 +148,13 @@ def test_a_month_is_what_was_sent_in_it_booked_or_not(kept):
     kept.book("night-1", call(1), call(2, "lost"))
     kept.book("night-2", call(3, sent_at=NOON + 30 * 86400))
     kept.open(call(4, "sent"), call(5, "landed"), call(6, "sent", sent_at=NOON + 30 * 86400))
-    november = month_costs(kept.ledger, "2026-11", by=("run",))
+    november = month_costs(kept.ledger, "2026-11", by=["run"])
     assert (november.total.charged, november.total.perhaps.pictures) == (3, 1)
     assert november.by_run["night-1"] == november.total
     assert month_costs(kept.ledger).total.charged == 4
     # Killed between the books and the marker: it stands in both.
     kept.open(call(1), call(2, "answered"))
-    assert month_costs(kept.ledger, "2026-11", by=("run",)) == november
+    assert month_costs(kept.ledger, "2026-11", by=["run"]) == november
     assert catalogue_costs(kept.storage, ROOT, "2026-11").total == november.total
 
 

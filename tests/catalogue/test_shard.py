@@ -24,7 +24,7 @@ from airflow_provider_bgai.storage import Storage
 from tests.catalogue.nights import Catalogue, photo, run_shard
 from tests.conftest import VENDORS
 
-UNSEEN = {"": Finishing(fidelity=False)}
+UNSEEN = {"": Finishing.model_validate({"fidelity": False})}
 
 
 class Night:
@@ -41,7 +41,8 @@ class Night:
         own = {name: self.options[name] for name in ("purse", "shards") if name in self.options}
         more = {name: value for name, value in self.options.items() if name not in own}
         buyer = self.catalogue.buyer(self.run, f"{self.run}/0000", *self.vendors, **own)
-        return Shard(buyer, **({"policy": PollPolicy(interval=0.1), "finishing": UNSEEN} | more))
+        known: dict[str, Any] = {"policy": PollPolicy(interval=0.1), "finishing": UNSEEN}
+        return Shard(buyer, **(known | more))
 
     def passes(self, patience: float | None = 30.0, **how: Any) -> Progress:
         """One pass of the task; what it reports if it is the last one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
@@ -22,7 +23,7 @@ PARAMS = {
     "budget": None,
     "vendor_task_id": None,
 }
-WISH = {name: f"{{{{ params.{name} }}}}" for name in PARAMS if name != "vendor_task_id"}
+WISH: dict[str, Any] = {name: f"{{{{ params.{name} }}}}" for name in PARAMS if name != "vendor_task_id"}
 
 
 def dag(dag_id: str) -> DAG:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_bgai.operators.catalogue import CatalogueCostOperator, RollbackCatalogueOperator
 from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 
-CATALOGUE_PARAMS = {
+CATALOGUE_PARAMS: dict[str, Any] = {
     "manifest": "s3://catalogue/products.csv",
     "recipe": "s3://catalogue/recipe.yaml",
     "destination": "s3://catalogue/shop",
@@ -20,7 +21,7 @@ CATALOGUE_PARAMS = {
     "max_failure_ratio": 0.2,
     "other_manifest": "s3://catalogue/other.csv",
 }
-NIGHT = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS if name != "other_manifest"}
+NIGHT: dict[str, Any] = {name: f"{{{{ params.{name} }}}}" for name in CATALOGUE_PARAMS if name != "other_manifest"}
 
 # The last one as a user would have it: a run that finds another one publishing tries again.
 for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 0), (True, "retried", 3)):

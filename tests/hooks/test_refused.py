@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -26,7 +27,7 @@ class Fat(bytes):
 
 
 # vendor, the request's fields, and what the message must name: the field, the value, the rule.
-WRONG = [
+WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("picwish", {"prompt": None}, ["prompt", "None", "exactly one"]),
     ("picwish", {"template": 5}, ["prompt, template", "'on a beach'", "5", "exactly one"]),
     ("picwish", {"prompt": None, "template": "beach"}, ["template='beach'", "integer"]),
@@ -103,7 +104,7 @@ def test_a_wrong_request_is_refused_before_it_is_sent(hook, box, wish, vendor, f
         assert part in str(refused.value)
 
 
-SET = {
+SET: dict[str, Any] = {
     "prompt": "on a beach",
     "negative_prompt": "people",
     "seed": 7,

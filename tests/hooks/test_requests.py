@@ -414,7 +414,7 @@ async def test_the_wire_fields_are_the_text_that_goes_out(hook, box, wish, vendo
 
 @pytest.mark.parametrize("vendor", ["picwish", "photoroom", "katalis", "gptge"])
 def test_options_are_named_by_what_is_sent_and_not_by_how_they_were_typed(hook, vendor):
-    def named(options: dict[str, object], image: str = "https://a.example/a.png") -> dict[str, str]:
+    def named(options: dict[str, object], image: str | bytes = "https://a.example/a.png") -> dict[str, str]:
         return hook(vendor).wire_fields(BackgroundRequest(image, "on a beach", options=options))
 
     assert named({"x": 0.1, "y": True, "z": 3.0}) == named({"z": "3", "y": "true", "x": "0.1"})

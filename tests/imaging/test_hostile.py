@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -286,7 +287,7 @@ def main() -> None:
     # A last resort, so that a mistake here fails this program and not the machine.
     resource.setrlimit(resource.RLIMIT_AS, (6_000 * MB, 6_000 * MB))
     source = read_rgba(seeds()["rgba.png"])
-    ways = {
+    ways: dict[str, Callable[[bytes], object]] = {
         "verify_whole": verify_whole,
         "verify_result": lambda data: verify_result(io.BytesIO(data), source=source),
         "prepare": lambda data: prepare(data, LIMITS[0]),
@@ -294,7 +295,7 @@ def main() -> None:
     }
     for name, data in corpus():
         began = time.perf_counter()
-        report = {"name": name, "bytes": len(data), "taken": [], "wrong": []}
+        report: dict[str, Any] = {"name": name, "bytes": len(data), "taken": [], "wrong": []}
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         for way, use in ways.items():
             sys.stderr.write(f"{name}: {way}\n")

@@ -97,7 +97,7 @@ def xmp(data: bytes) -> dict[str, Any]:
     return found
 
 
-def shown(label: Label) -> dict[str, str]:
+def shown(label: Label) -> dict[str, str | None]:
     """What exiv2 should find of a label."""
     found = {
         "Xmp.iptcExt.DigitalSourceType": f"http://cv.iptc.org/newscodes/digitalsourcetype/{label.source_type}",

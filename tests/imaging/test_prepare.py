@@ -161,7 +161,9 @@ def test_a_cmyk_jpeg_holds_light_not_ink():
     white = Image.merge("CMYK", [Image.new("L", (16, 16), 0)] * 4)
     data = saved(white, "JPEG", quality=100)
     with Image.open(io.BytesIO(data)) as image:
-        image.tile = [image.tile[0]._replace(args=("CMYK", *image.tile[0].args[1:]))]  # the samples as they are stored
+        tile = image.tile[0]
+        assert isinstance(tile.args, tuple)
+        image.tile = [tile._replace(args=("CMYK", *tile.args[1:]))]  # the samples as they are stored
         assert image.getextrema() == ((255, 255),) * 4
     assert read_rgba(data).getextrema() == ((255, 255),) * 4
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import BaseModel
 
 from airflow_provider_bgai.imaging.renditions import (
@@ -125,6 +126,7 @@ def test_any_shape_fits_any_frame_without_stretching(size, frame, fit, upscale):
 def test_the_products_keep_their_shape(path, frame):
     cutout = Image.open(path).convert("RGBA")
     box = cutout.getchannel("A").point(lambda a: 255 if a >= MIN_ALPHA else 0).getbbox()
+    assert box is not None
     wide, high = box[2] - box[0], box[3] - box[1]
     made = render(
         cutout,
@@ -223,7 +225,7 @@ def test_nothing_but_pixels_is_carried_over():
     picture = scene()
     picture.info = {"icc_profile": b"x" * 500, "exif": b"Exif\0\0secret", "comment": b"secret", "xmp": b"secret"}
     for kind in FORMATS:
-        data = render(picture, Rendition(format=kind, width=100)).data
+        data = render(picture, Rendition.model_validate({"format": kind, "width": 100})).data
         assert b"secret" not in data
         assert b"x" * 500 not in data
 
@@ -231,6 +233,7 @@ def test_nothing_but_pixels_is_carried_over():
 def test_colour_is_not_halved_for_fine_pictures():
     for quality, layers in ((95, {(1, 1)}), (80, {(2, 2), (1, 1)})):
         file = Image.open(io.BytesIO(render(scene(), Rendition(quality=quality)).data))
+        assert isinstance(file, JpegImageFile)
         assert {layer[1:3] for layer in file.layer} == layers
         assert file.info["progressive"]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,9 +130,9 @@ def test_a_limit_of_bytes():
 
 @pytest.mark.parametrize(("kind", "side"), [("webp", 5100), ("avif", 4600), ("jpg", 6100)])
 def test_what_takes_too_much_memory_for_its_kind_is_refused_undecoded(kind, side):
-    options = {"jpg": {"progressive": True}, "avif": {"speed": 10}, "webp": {"method": 0}}[kind]
+    options: dict[str, dict[str, Any]] = {"jpg": {"progressive": True}, "avif": {"speed": 10}, "webp": {"method": 0}}
     buffer = io.BytesIO()
-    Image.new("RGB", (side, side), "red").save(buffer, PILLOW[kind], quality=10, **options)
+    Image.new("RGB", (side, side), "red").save(buffer, PILLOW[kind], quality=10, **options[kind])
     assert side * side < MAX_PIXELS
     with pytest.raises(NotAPictureError, match=rf"this {kind.upper()} would take \d+ MB to decode"):
         verify_whole(buffer.getvalue())

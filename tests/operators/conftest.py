@@ -23,7 +23,7 @@ def dags(airflow_db: None) -> Iterator[dict[str, Any]]:
     try:
         from airflow.dag_processing import dagbag as module
     except ImportError:  # Airflow 2.11
-        from airflow.models import dagbag as module
+        from airflow.models import dagbag as module  # type: ignore[no-redef]
 
     bag = module.DagBag(DAGS)
     assert bag.import_errors == {}

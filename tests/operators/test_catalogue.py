@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def night(dags, box, s3, connections):
 
     def run(waiting: str = "blocking", dag_id: str | None = None, **conf) -> dict:
         dag_run = dags[dag_id or f"catalogue_{waiting}"].test(run_conf=CATALOGUE_PARAMS | conf)
-        found = {"state": str(dag_run.state)}
+        found: dict[str, Any] = {"state": str(dag_run.state)}
         for instance in dag_run.get_task_instances():
             name = instance.task_id.rpartition(".")[2]
             key = "plan" if name == "plan" else "return_value"

@@ -16,7 +16,7 @@ def test_each_says_in_airflow_what_its_file_says(airflow_db):
     try:
         from airflow.dag_processing.dagbag import DagBag
     except ImportError:  # Airflow 2.11
-        from airflow.models.dagbag import DagBag
+        from airflow.models.dagbag import DagBag  # type: ignore[no-redef]
 
     bag = DagBag(EXAMPLES)
     assert bag.import_errors == {}

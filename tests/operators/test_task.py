@@ -37,8 +37,9 @@ GOOD: dict[str, Any] = {
 
 
 def call(**fields: Any) -> Call:
-    known = {"call_id": "c", "fingerprint": "f", "number": 1, "run": "r", "owner": "o", "conn_id": "one", "vendor": "v"}
-    return Call(**(known | {"sent_at": 10.0, "answer_by": 20.0} | fields))
+    known: dict[str, Any] = {"call_id": "c", "fingerprint": "f", "number": 1, "run": "r", "owner": "o"}
+    known |= {"conn_id": "one", "vendor": "v", "sent_at": 10.0, "answer_by": 20.0}
+    return Call(**(known | fields))
 
 
 # --- events

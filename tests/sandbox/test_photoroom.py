@@ -237,13 +237,14 @@ def test_output_sizes(box: Sandbox, vendors: Vendors, fields, size):
 def test_the_whole_picture_as_reference_leaves_the_product_where_it_is(box: Sandbox, vendors: Vendors):
     product = Image.open(io.BytesIO(vendors.png))
     kept = opened(post(vendors, {"background.prompt": "x", "referenceBox": "originalImage"})).convert("RGBA")
-    opaque = [(x, y) for x in range(0, 300, 7) for y in range(0, 280, 7) if product.getpixel((x, y))[3] == 255]
+    alpha = product.getchannel("A")
+    opaque = [(x, y) for x in range(0, 300, 7) for y in range(0, 280, 7) if alpha.getpixel((x, y)) == 255]
     assert opaque
     assert all(kept.getpixel(point) == product.getpixel(point) for point in opaque)
 
 
 def test_without_a_background_the_ground_is_transparent(box: Sandbox, vendors: Vendors):
-    assert opened(post(vendors)).convert("RGBA").getpixel((0, 0))[3] == 0
+    assert opened(post(vendors)).convert("RGBA").getchannel("A").getpixel((0, 0)) == 0
 
 
 @pytest.mark.parametrize("image", [b"text", cut_out(kind="TIFF")])

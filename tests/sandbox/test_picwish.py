@@ -124,7 +124,8 @@ def test_what_is_no_url_is_refused(box: Sandbox, vendors: Vendors, url):
 def test_a_task_goes_through_the_pending_states(box: Sandbox, vendors: Vendors):
     box.set_latency("picwish", 0.25)
     task_id = vendors.submit("picwish").json()["data"]["task_id"]
-    states, progress = [], []
+    states: list[int] = []
+    progress: list[int] = []
     while not states or states[-1] != 1:
         data = vendors.poll("picwish", task_id).json()["data"]
         states.append(data["state"])

@@ -236,7 +236,9 @@ def test_one_level_in_one_pixel_is_no_longer_the_same_and_still_faithful():
     assert (same.faithful, same.psnr, same.altered) == (True, 60.0, 0.0)
     opaque = np.argwhere(np.asarray(source)[..., 3] == 255)
     y, x = (int(side) for side in opaque[len(opaque) // 2])
-    red, green, blue = result.getpixel((x, y))
+    pixel = result.getpixel((x, y))
+    assert isinstance(pixel, tuple)
+    red, green, blue = pixel
     result.putpixel((x, y), (red ^ 1, green, blue))
     other = compare(source, result)
     assert other.faithful
