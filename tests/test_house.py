@@ -29,9 +29,8 @@ def test_a_file_is_read_in_one_sitting(path):
 
 
 ELSEWHERE = {
-    "catalogue/planning/choosing.py": "catalogue/test_plan.py",
-    "catalogue/publishing/asked.py": "catalogue/test_publish_names.py",
-    "catalogue/publishing/switch.py": "catalogue/test_publish_accidents.py",
+    "catalogue/planning/choosing.py": "catalogue/planning/test_planner.py",
+    "catalogue/publishing/asked.py": "catalogue/publishing/test_publish.py",
     "hooks/vendor.py": "hooks/test_requests.py",
     "imaging/fidelity/fit.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/product.py": "imaging/fidelity/test_compare.py",
@@ -55,6 +54,12 @@ def test_a_module_is_named_by_a_test(path):
     imported = mirrored or any(named.search(text) for text in TESTS)
     assert imported != (str(name) in ELSEWHERE)
     assert imported or (ROOT / "tests" / ELSEWHERE[str(name)]).exists()
+
+
+def test_a_folder_with_tests_is_a_folder_of_the_package():
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert {str(folder) for folder in folders if not (PACKAGE / folder / "__init__.py").exists()} == set()
 
 
 def test_a_vendor_is_named_in_its_own_files_and_in_its_row_alone():

@@ -1,16 +1,15 @@
-"""Report pages to be looked at in a real Chromium: cards, costs, and what is painted."""
+"""What report pages are made of, cards and costs; and what is read off one that a Chromium shows."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from PIL import Image
 
 from airflow_provider_bgai.buying.record import Output
@@ -18,11 +17,10 @@ from airflow_provider_bgai.catalogue.report.costs import CostReport, cost_report
 from airflow_provider_bgai.catalogue.report.page import Card, write_page
 from airflow_provider_bgai.catalogue.results import Finished, Result
 from airflow_provider_bgai.imaging.fidelity import Verdict
-from tests.browser import open_chromium
 from tests.buying.kept import call
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 30), (30, 30, 200)
 AT = 1795226400.0  # 2026-11-21 02:00 UTC
@@ -104,35 +102,7 @@ COSTS = cost_report(
 )
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with open_chromium() as browser:
-        yield browser
-
-
 Show = Callable[..., "Page"]
-
-
-@pytest.fixture
-def show(chromium: Browser, tmp_path: Path) -> Iterator[Show]:
-    """``show(cards, **what write_page takes)`` opens the page from a file; nothing may go wrong or be loaded."""
-    context = chromium.new_context(
-        viewport={"width": 1400, "height": 900}, color_scheme="light", reduced_motion="reduce"
-    )
-    wrong: list[str] = []
-    context.on("console", lambda message: wrong.append(message.text))
-    context.on("weberror", lambda error: wrong.append(str(error.error)))
-    context.on("request", lambda it: None if it.url.startswith(("file:", "data:")) else wrong.append(it.url))
-
-    def opened(cards: Iterable[Card] = SOME, fragment: str = "", **changes: Any) -> Page:
-        path = write(tmp_path / "report.html", cards, **changes)
-        page = context.new_page()
-        page.goto(f"{path.as_uri()}{fragment}")
-        return page
-
-    yield opened
-    context.close()
-    assert wrong == []
 
 
 def write(path: Path, cards: Iterable[Card], **changes: Any) -> Path:

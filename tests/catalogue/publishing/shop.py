@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from airflow_provider_bgai.buying.record import Call, Output
@@ -219,12 +218,6 @@ class Counting(Storage):
         if self.at_copy:
             self.at_copy(number)
         super().copy(source, target)
-
-
-def shop_of(storage: Storage, bucket: str, request: pytest.FixtureRequest) -> Shop:
-    """A catalogue of a test's own."""
-    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-    return Shop(storage, f"s3://{bucket}/publish-{name}")
 
 
 def three_nights(shop: Shop) -> Iterable[Result]:

@@ -23,12 +23,7 @@ from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState
 from airflow_provider_bgai.exceptions import InvalidRequestError, PublishError, TooManyFailuresError
 from airflow_provider_bgai.lines import dump_lines
-from tests.catalogue.publishing import Counting, Shop, drawn, shop_of
-
-
-@pytest.fixture
-def shop(storage, s3, request) -> Shop:
-    return shop_of(storage, s3.bucket, request)
+from tests.catalogue.publishing.shop import Counting, Shop, drawn
 
 
 def test_pictures_appear_under_their_stable_keys_with_type_and_hash(shop, s3):

@@ -16,13 +16,11 @@ from airflow_provider_bgai.catalogue.report.costs import cost_report
 from airflow_provider_bgai.catalogue.report.page import Card
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from tests.buying.kept import call
-from tests.catalogue import pages
-from tests.catalogue.pages import BLUE, RED, SOME, Show, card, skus, thumbnail, write
+from tests.catalogue.report import pages
+from tests.catalogue.report.pages import BLUE, RED, SOME, Show, card, skus, thumbnail, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-pytest_plugins = ["tests.catalogue.pages"]
 
 HOSTILE = (
     "</script><script>window.hit = 1</script>",

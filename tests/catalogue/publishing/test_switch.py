@@ -23,17 +23,10 @@ from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.exceptions import PublishConflictError, PublishError, StoreError
 from airflow_provider_bgai.storage import Storage
 from tests.buying.support import Killed, MemoryStorage
-from tests.catalogue.publishing import SHOWN, Counting, Shop, drawn, shop_of, three_nights
-
-pytest_plugins = ["tests.bad_s3"]
+from tests.catalogue.publishing.shop import SHOWN, Counting, Shop, drawn, three_nights
 
 LATER = 1000.0
 """Seconds after which the note of a dead publisher has run out."""
-
-
-@pytest.fixture
-def shop(storage, s3, request) -> Shop:
-    return shop_of(storage, s3.bucket, request)
 
 
 # --- rolling back ----------------------------------------------------------------------------------

@@ -7,13 +7,6 @@ import pytest
 from airflow_provider_bgai.catalogue.publishing.publish import publish
 from airflow_provider_bgai.catalogue.publishing.versions import Place
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from tests.catalogue.publishing import Shop, shop_of
-
-
-@pytest.fixture
-def shop(storage, s3, request) -> Shop:
-    return shop_of(storage, s3.bucket, request)
-
 
 HOSTILE = [
     "../other/a.png",

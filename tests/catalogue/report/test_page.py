@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pytest
 from playwright.sync_api import expect
 
 from airflow_provider_bgai.catalogue.report.costs import cost_report
 from tests.buying.kept import call
-from tests.catalogue.pages import BLUE, COSTS, GREEN, PICTURES, RED, TRUE, Show, card, colour, skus
-
-if TYPE_CHECKING:
-    pass
-
-pytest_plugins = ["tests.catalogue.pages"]
+from tests.catalogue.report.pages import BLUE, COSTS, GREEN, PICTURES, RED, TRUE, Show, card, colour, skus
 
 
 def test_every_product_stands_there_with_its_own_pictures(show: Show):
