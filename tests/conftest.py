@@ -7,6 +7,7 @@ fixture             scope     what it is
 ``s3``              session   SeaweedFS (`demo.services.S3Service`), and `aws_default` points to it
 ``storage``         session   our own `Storage` on that S3
 ``upload``          test      ``upload("a.png", data)`` puts an object, gives its ``s3://`` URI
+``folder``          test      a prefix of the test's own on that S3
 ``sandbox``         session   the vendors as one server; ask for ``box`` in a test
 ``box``             test      the same, with everything forgotten: charges, requests, faults
 ``connections``     test      the default connections of all vendors, to the sandbox, as environment variables
@@ -14,6 +15,7 @@ fixture             scope     what it is
 ``connections_json``  session   those connections and `aws_default` as JSON, for an Airflow of its own
 ``product``         session   a cut-out, as the bytes of a PNG
 ``bad``             test      a bad S3 (`tests.bad_s3`) in front of ``s3``; `aws_default` points to it
+``through_bad``     test      our own `Storage` on ``bad``
 ==================  ========  ====================================================================
 
 Every vendor's key is ``KEYS[vendor]`` and holds ``SECRET``, so that one search finds any leak.
@@ -24,13 +26,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports Airflow: a home of its own, and nothing of the user's Airflow or AWS account.
 for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "AWS_"))]:
@@ -56,6 +59,9 @@ from airflow_provider_bgai.get_provider_info import ROWS  # noqa: E402
 from airflow_provider_bgai.sandbox import Sandbox  # noqa: E402
 from airflow_provider_bgai.storage import Storage  # noqa: E402
 from demo.services import S3Service, seaweedfs  # noqa: E402
+
+if TYPE_CHECKING:  # pytest itself imports it, or it could not rewrite its asserts
+    from tests.bad_s3 import BadS3
 
 pytest_plugins = ["tests.bad_s3"]
 
@@ -117,6 +123,11 @@ def upload(s3: S3Service, storage: Storage) -> Callable[..., str]:
     return upload
 
 
+@pytest.fixture
+def folder(s3: S3Service, request: pytest.FixtureRequest) -> str:
+    return f"s3://{s3.bucket}/{re.sub(r'[^a-z0-9_]+', '-', request.node.name)}"
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(latency=0.2) as sandbox:
@@ -160,3 +171,10 @@ def connections_json(s3: S3Service, sandbox: Sandbox) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def product() -> bytes:
     return PRODUCT.read_bytes()
+
+
+@pytest.fixture
+def through_bad(bad: BadS3) -> Storage:
+    storage = Storage()
+    assert storage.client is not None
+    return storage

@@ -29,8 +29,6 @@ def test_a_file_is_read_in_one_sitting(path):
 
 
 ELSEWHERE = {
-    "catalogue/planning/choosing.py": "catalogue/planning/test_planner.py",
-    "catalogue/publishing/asked.py": "catalogue/publishing/test_publish.py",
     "hooks/vendor.py": "hooks/test_requests.py",
     "imaging/fidelity/fit.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/product.py": "imaging/fidelity/test_compare.py",

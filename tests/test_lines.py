@@ -19,11 +19,6 @@ class Thing(BaseModel):
     number: int = 0
 
 
-@pytest.fixture
-def folder(s3, request) -> str:
-    return f"s3://{s3.bucket}/{request.node.originalname}"
-
-
 @given(st.lists(st.builds(Thing, text=st.text(st.characters(codec="utf-8")), number=st.integers())))
 def test_what_is_written_is_read_line_breaks_and_all(things):
     body = dump_lines(things)

@@ -230,6 +230,11 @@ class Catalogue:
         return call, purchase.source.hint
 
 
+def by_sku(catalogue: Catalogue, plan: Plan) -> dict[str, Wanted]:
+    """What a plan wants, by the first SKU that wants it."""
+    return {it.skus[0]: it for it in catalogue.wanted(plan)}
+
+
 def run_shard(shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, **how: Any) -> Progress:
     """A pass over a shard in an event loop of its own, and its calls booked, as a task does it."""
 

@@ -23,52 +23,12 @@ from airflow_provider_bgai.exceptions import (
 from airflow_provider_bgai.operators._task import Accounts, TaskResult, fail
 from airflow_provider_bgai.sensors.background import BackgroundTaskSensor
 from airflow_provider_bgai.storage import Storage
-from airflow_provider_bgai.triggers.background import Event
-
-GOOD: dict[str, Any] = {
-    "action": "done",
-    "succeeded": 1,
-    "failed": 0,
-    "pending": 0,
-    "problems": {},
-    "record": "s3://shop/_bgai/calls/x.001",
-    "deadline": 1_800_000_000.0,
-}
 
 
 def call(**fields: Any) -> Call:
     known: dict[str, Any] = {"call_id": "c", "fingerprint": "f", "number": 1, "run": "r", "owner": "o"}
     known |= {"conn_id": "one", "vendor": "v", "sent_at": 10.0, "answer_by": 20.0}
     return Call(**(known | fields))
-
-
-# --- events
-
-
-def test_an_event_is_what_the_trigger_yields():
-    assert Event.of(GOOD).model_dump() == GOOD
-    assert Event.of(GOOD | {"of a later version": 1}) == Event.of(GOOD)
-
-
-@pytest.mark.parametrize(
-    ("event", "wrong"),
-    [
-        (None, "all"),
-        ("done", "all"),
-        ({}, "action, deadline, failed, pending, problems, record, succeeded"),
-        (GOOD | {"action": "success"}, "action"),
-        (GOOD | {"deadline": None, "failed": "some"}, "deadline, failed"),
-    ],
-)
-def test_an_event_that_is_none_is_refused_in_words_and_a_retry_collects(event, wrong):
-    with pytest.raises(PollError, match=rf"no event of BackgroundTaskTrigger \(wrong: {wrong}\).*a retry collects"):
-        Event.of(event)
-
-
-def test_a_sensor_is_not_done_because_of_an_event_that_is_none():
-    sensor = BackgroundTaskSensor(task_id="wait", conn_id="one", vendor_task_id="t")
-    with pytest.raises(AirflowException, match="no event"):
-        sensor.execute_complete({}, {"status": "success"})
 
 
 # --- results

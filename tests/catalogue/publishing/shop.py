@@ -31,6 +31,8 @@ from airflow_provider_bgai.lines import dump_lines
 from airflow_provider_bgai.storage import Storage
 
 NOW = 1_700_000_000.0
+LATER = 1000.0
+"""Seconds after which the note of a dead publisher has run out."""
 
 
 def drawn(text: str, side: int = 1) -> bytes:

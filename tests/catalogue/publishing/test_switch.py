@@ -1,4 +1,4 @@
-"""What the mapping says is what the shop shows: after rolling back, deleted pictures, refused keys, kills and races."""
+"""What the mapping says is what the shop shows: after rolling back, deleted pictures, refused keys and kills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,17 +16,12 @@ from hypothesis import strategies as st
 
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
-from airflow_provider_bgai.catalogue.publishing import scratch
 from airflow_provider_bgai.catalogue.publishing.publish import read_mapping
 from airflow_provider_bgai.catalogue.results import Result
-from airflow_provider_bgai.exceptions import PublishConflictError, PublishError, StoreError
+from airflow_provider_bgai.exceptions import PublishError, StoreError
 from airflow_provider_bgai.storage import Storage
 from tests.buying.support import Killed, MemoryStorage
-from tests.catalogue.publishing.shop import SHOWN, Counting, Shop, drawn, three_nights
-
-LATER = 1000.0
-"""Seconds after which the note of a dead publisher has run out."""
-
+from tests.catalogue.publishing.shop import LATER, SHOWN, Counting, Shop, drawn, three_nights
 
 # --- rolling back ----------------------------------------------------------------------------------
 
@@ -260,69 +254,6 @@ def test_publish_survives_sigkill(shop):
     assert shop.publish("night-1").pictures == len(shop.shown()) == 40
     assert shop.current().run == "night-1"
     assert shop.tidy()
-
-
-# --- two at once -----------------------------------------------------------------------------------
-
-
-def test_who_comes_while_another_run_is_being_published_is_told_so(shop):
-    shop.run("night-2", shop.result("a", "blue"))
-    problems = []
-
-    def second(number: int) -> None:
-        try:
-            shop.publish("night-2")
-        except PublishConflictError as error:
-            problems.append(str(error))
-
-    shop.publish("night-1", shop.result("a", "red"), storage=Counting(at_copy=second))
-    assert "Run night-1 is just being published" in problems[0]
-    assert shop.shown() == {"a.png": "red 1"}
-    assert shop.publish("night-2").previous == "night-1"
-
-
-def test_publishers_that_race_never_interleave(shop):
-    runs = [f"night-{n}" for n in range(6)]
-    for run in runs:
-        shop.run(run, *[shop.result(f"p{n}", run) for n in range(10)])
-
-    def race(run: str) -> bool:
-        try:
-            shop.publish(run, storage=Counting(), workers=3)
-        except PublishConflictError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(len(runs)) as pool:
-        won = [run for run, done in zip(runs, pool.map(race, runs), strict=True) if done]
-    current = shop.current()
-    assert sorted([current.run, *current.history]) == won
-    assert shop.shown() == {f"p{n}.png": f"{current.run} 1" for n in range(10)}
-    assert shop.true()
-
-
-def test_a_publisher_that_was_asleep_too_long_writes_no_more(shop):
-    shop.run("night-2", shop.result("a", "blue"), shop.result("b", "blue"))
-    storage = Counting()
-
-    def sleep(number: int) -> None:
-        if number == 1:
-            storage.later = LATER
-            shop.publish("night-2", storage=Counting(later=LATER))
-
-    storage.at_copy = sleep
-    with pytest.raises(PublishConflictError):
-        shop.publish("night-1", shop.result("a", "red"), shop.result("b", "red"), storage=storage, workers=1)
-    assert shop.current().run == "night-2"
-    assert shop.shown()["b.png"] == "blue 1"
-
-
-def test_a_long_publish_renews_its_note(shop, monkeypatch):
-    monkeypatch.setattr(scratch, "BATCH", 2)
-    storage = Counting()
-    storage.at_copy = lambda number: setattr(storage, "later", 20.0 * number)
-    shop.publish("night-1", *[shop.result(f"p{n}", "red") for n in range(12)], storage=storage, workers=1)
-    assert len(shop.shown()) == 12
 
 
 # --- any sequence of them --------------------------------------------------------------------------

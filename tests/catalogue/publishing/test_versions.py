@@ -1,12 +1,16 @@
-"""Names come from the shop's list and records may be damaged: nothing is written or shown that must not be."""
+"""A version names no key and no picture that it must not, whatever a list says; of two publishers one is refused."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from airflow_provider_bgai.catalogue.publishing import scratch
 from airflow_provider_bgai.catalogue.publishing.publish import publish
 from airflow_provider_bgai.catalogue.publishing.versions import Place
-from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError, PublishConflictError
+from tests.catalogue.publishing.shop import LATER, Counting
 
 HOSTILE = [
     "../other/a.png",
@@ -65,18 +69,6 @@ def test_only_the_catalogues_own_pictures_are_published(shop, uri):
     assert (shop.shown(), done.outcomes) == ({}, {"refused": 1})
 
 
-def test_two_products_of_one_name_are_not_mixed_up(shop):
-    results = [shop.result(sku, f"of {sku}", name="same.{ext}") for sku in "ab"]
-    shop.publish("night-1", *results, max_failure_ratio=0.5)
-    assert shop.shown() == {"same.png": "of a 1"}
-    assert "'same.png': is the name of 'a' as well" in shop.outcomes("night-1")["b"].error
-
-
-def test_pictures_that_would_overwrite_each_other_are_refused(shop):
-    shop.publish("night-1", shop.result("a", "red", count=2, name="a.{ext}"), max_failure_ratio=1)
-    assert shop.shown() == {}
-
-
 @pytest.mark.parametrize("run", ["", "..", "a/b", "a\nb", "a b", "a" * 201])
 def test_a_hostile_run_is_refused(shop, run):
     with pytest.raises(InvalidRequestError, match="run="):
@@ -87,3 +79,66 @@ def test_a_hostile_run_is_refused(shop, run):
 def test_a_hostile_destination_is_refused(storage, destination):
     with pytest.raises(InvalidRequestError):
         publish(storage, destination, "night-1")
+
+
+# --- two at once -----------------------------------------------------------------------------------
+
+
+def test_who_comes_while_another_run_is_being_published_is_told_so(shop):
+    shop.run("night-2", shop.result("a", "blue"))
+    problems = []
+
+    def second(number: int) -> None:
+        try:
+            shop.publish("night-2")
+        except PublishConflictError as error:
+            problems.append(str(error))
+
+    shop.publish("night-1", shop.result("a", "red"), storage=Counting(at_copy=second))
+    assert "Run night-1 is just being published" in problems[0]
+    assert shop.shown() == {"a.png": "red 1"}
+    assert shop.publish("night-2").previous == "night-1"
+
+
+def test_publishers_that_race_never_interleave(shop):
+    runs = [f"night-{n}" for n in range(6)]
+    for run in runs:
+        shop.run(run, *[shop.result(f"p{n}", run) for n in range(10)])
+
+    def race(run: str) -> bool:
+        try:
+            shop.publish(run, storage=Counting(), workers=3)
+        except PublishConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        won = [run for run, done in zip(runs, pool.map(race, runs), strict=True) if done]
+    current = shop.current()
+    assert sorted([current.run, *current.history]) == won
+    assert shop.shown() == {f"p{n}.png": f"{current.run} 1" for n in range(10)}
+    assert shop.true()
+
+
+def test_a_publisher_that_was_asleep_too_long_writes_no_more(shop):
+    shop.run("night-2", shop.result("a", "blue"), shop.result("b", "blue"))
+    storage = Counting()
+
+    def sleep(number: int) -> None:
+        if number == 1:
+            storage.later = LATER
+            shop.publish("night-2", storage=Counting(later=LATER))
+
+    storage.at_copy = sleep
+    with pytest.raises(PublishConflictError):
+        shop.publish("night-1", shop.result("a", "red"), shop.result("b", "red"), storage=storage, workers=1)
+    assert shop.current().run == "night-2"
+    assert shop.shown()["b.png"] == "blue 1"
+
+
+def test_a_long_publish_renews_its_note(shop, monkeypatch):
+    monkeypatch.setattr(scratch, "BATCH", 2)
+    storage = Counting()
+    storage.at_copy = lambda number: setattr(storage, "later", 20.0 * number)
+    shop.publish("night-1", *[shop.result(f"p{n}", "red") for n in range(12)], storage=storage, workers=1)
+    assert len(shop.shown()) == 12

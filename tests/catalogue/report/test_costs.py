@@ -19,7 +19,6 @@ from airflow_provider_bgai.buying.buyer import Buyer
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.purchase import Wish
 from airflow_provider_bgai.buying.record import STATES
-from airflow_provider_bgai.catalogue.cli import main
 from airflow_provider_bgai.catalogue.report.costs import (
     CostReport,
     Costs,
@@ -32,7 +31,7 @@ from airflow_provider_bgai.catalogue.report.costs import (
 from airflow_provider_bgai.exceptions import ModerationError, UnknownOutcomeError
 from airflow_provider_bgai.hooks import get_hook
 from airflow_provider_bgai.models import BackgroundRequest
-from tests.buying.kept import ROOT, Kept, call
+from tests.buying.kept import ROOT, call
 from tests.buying.support import NOON
 
 PRICE = Decimal("0.07")
@@ -139,11 +138,6 @@ def test_for_xcom_it_is_small_json_with_exact_money():
 # --- from books and what is open -------------------------------------------------------------------
 
 
-@pytest.fixture
-def kept() -> Kept:
-    return Kept()
-
-
 def test_a_month_is_what_was_sent_in_it_booked_or_not(kept):
     kept.book("night-1", call(1), call(2, "lost"))
     kept.book("night-2", call(3, sent_at=NOON + 30 * 86400))
@@ -193,65 +187,6 @@ def test_adding_up_takes_no_memory_for_what_a_call_looks_like():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 4500 * 250
-
-
-# --- the command -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def told(kept, monkeypatch, capsys):
-    """``told("costs", …)``: exit code, and what was printed."""
-    monkeypatch.setattr("airflow_provider_bgai.catalogue.cli.Storage", lambda conn_id: kept.storage)
-
-    def run(command: str, *arguments: str) -> tuple[int, str]:
-        try:
-            code = main([command, ROOT, *arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out = capsys.readouterr()
-        return code, out.out + out.err
-
-    return run
-
-
-def test_the_command_tells_costs_and_bounds(kept, told):
-    kept.book("night-1", call(1), call(2, "unknown"))
-    code, text = told("costs", "--month", "2026-11")
-    assert (code, text.splitlines()[-1].split()[:2]) == (0, ["all", "1"])
-    assert "run night-1" in text
-    assert told("bounds") == (0, "picwish: at least 1, at most 2 picture(s)\n")
-    assert told("costs", "--month", "11/2026")[0] == 2
-
-
-def test_the_command_finds_records_that_are_gone_and_writes_them_anew(kept, told):
-    one = call(1)
-    kept.book("night-1", one, call(2))
-    assert told("audit")[0] == 0
-    kept.storage.delete(kept.layout.call(one.fingerprint, 1))
-    code, text = told("audit")
-    assert code == 1
-    assert one.call_id in text
-    assert told("restore") == (0, "1 record(s) written anew from the books\n")
-    assert told("audit")[0] == 0
-    found = kept.ledger.read(one.fingerprint, 1)
-    assert (found.state, found.call_id) == ("landed", one.call_id)
-
-
-def test_the_command_writes_decisions_down_by_wish_or_by_product(kept, told):
-    from airflow_provider_bgai.catalogue.results import Result
-    from airflow_provider_bgai.lines import dump_lines
-
-    held = call(1, "sent", sku="mug-1")
-    kept.open(held)
-    code, text = told("release", held.fingerprint)
-    assert (code, held.call_id in text) == (0, True)
-    layout = kept.layout
-    assert b'"release"' in kept.storage.read(layout.decision(held.fingerprint, 1))
-    outcome = Result(sku="mug-1", outcome="held", fingerprint=held.fingerprint)
-    kept.storage.put(layout.run("night-1").outcomes, dump_lines([outcome]))
-    assert told("keep", "--sku", "mug-1")[0] == 0
-    assert b'"keep"' in kept.storage.read(layout.decision(held.fingerprint, 1))
-    assert told("keep", "--sku", "mug-2")[0] == told("buy", "0" * 64)[0] == told("buy")[0] == 2
 
 
 # --- the report and the bill -----------------------------------------------------------------------
