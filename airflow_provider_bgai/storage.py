@@ -18,14 +18,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_bgai.direct import Direct
 from airflow_provider_bgai.exceptions import InvalidRequestError, SourceError, StoreError
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from tenacity import RetryCallState
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,10 @@ class Storage:
         _check_arguments(client, self.extra_args)
         return client
 
+    @cached_property
+    def _direct(self) -> Direct:
+        return Direct(self.client, self.hook.verify, THREADS)
+
     # --- the store's clock
 
     @property
@@ -144,17 +150,10 @@ class Storage:
             raise SourceError("S3 answers without a Date, so nobody can tell whose time holds")
 
     def _read_clock(self, parsed: Mapping[str, Any], **_: Any) -> None:
-        from email.utils import parsedate_to_datetime
-
-        date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if not date:
+        if (date := _date(parsed)) is None:
             return
-        try:
-            ahead = parsedate_to_datetime(date).timestamp() - boottime()
-        except ValueError:
-            return
+        ahead, known = date - boottime(), self._ahead
         # A date is cut off to seconds: of several answers the latest reading is the best, unless a clock was set.
-        known = self._ahead
         self._ahead = ahead if known is None or abs(ahead - known) > 2 else max(ahead, known)
 
     # --- patience
@@ -168,15 +167,11 @@ class Storage:
         """
         import tenacity
 
-        def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            log.warning("S3 does not take %s: %s. Trying again (%d)", what, error, state.attempt_number)
-
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(store_errors()),
             wait=tenacity.wait_random_exponential(multiplier=0.3, max=15),
             stop=tenacity.stop_after_delay(min(patience, PATIENCE)),
-            before_sleep=tell,
+            before_sleep=partial(_tell, what),
             reraise=True,
         )
         try:
@@ -197,16 +192,25 @@ class Storage:
 
     def read_versioned(self, uri: str) -> tuple[bytes, str]:
         """The whole object and its ETag. :raises FileNotFoundError: if there is none."""
-        bucket, key = split_uri(uri)
-        answer = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key))
-        return answer["Body"].read(), answer["ETag"]
+        body, headers = self._get_object(uri)
+        return body, headers["etag"]
 
     def load(self, uri: str) -> tuple[bytes, S3Object]:
         """The whole object, and how it would be listed. :raises FileNotFoundError: if there is none."""
+        from email.utils import parsedate_to_datetime
+
+        body, headers = self._get_object(uri)
+        modified = int(parsedate_to_datetime(headers["last-modified"]).timestamp())
+        return body, S3Object(uri, len(body), headers["etag"].strip('"'), modified)
+
+    def _get_object(self, uri: str) -> tuple[bytes, Mapping[str, str]]:
+        """The object and the headers of the answer, by names in lower case."""
         bucket, key = split_uri(uri)
-        answer = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key))
-        body: bytes = answer["Body"].read()
-        return body, _described(uri, answer)
+        if (direct := self._direct.get(bucket, key)) is not None:
+            return direct
+        with self._direct.learning(bucket, key):
+            answer = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key))
+        return answer["Body"].read(), answer["ResponseMetadata"]["HTTPHeaders"]
 
     def download(self, uri: str, file: IO[bytes]) -> None:
         """Write an object to a file, streaming. :raises FileNotFoundError: if there is none."""
@@ -248,15 +252,16 @@ class Storage:
         :param body: bytes, or a file that is streamed from its present position.
         :param metadata: ASCII names and values, stored with the object.
         """
+        self._put_object(uri, body, ContentType=content_type, Metadata=dict(metadata or {}))
+
+    def _put_object(self, uri: str, body: bytes | IO[bytes], **arguments: Any) -> str:
+        """The new ETag."""
         bucket, key = split_uri(uri)
-        self.client.put_object(
-            Bucket=bucket,
-            Key=key,
-            Body=body,
-            ContentType=content_type,
-            Metadata=dict(metadata or {}),
-            **self.extra_args,
-        )
+        arguments = {**self.extra_args, **arguments}
+        if (direct := self._direct.put(bucket, key, body, arguments)) is not None:
+            return direct[1]["etag"]
+        with self._direct.learning(bucket, key):
+            return str(self.client.put_object(Bucket=bucket, Key=key, Body=body, **arguments)["ETag"])
 
     def create(self, uri: str, body: bytes, *, content_type: str = "application/json") -> str | None:
         """Write an object only if there is none (``If-None-Match: *``). Its ETag, or None if there is another one."""
@@ -267,7 +272,6 @@ class Storage:
         return self._put_if(uri, body, content_type, IfMatch=etag)
 
     def _put_if(self, uri: str, body: bytes, content_type: str, **condition: str) -> str | None:
-        bucket, key = split_uri(uri)
         import tenacity
         from botocore.exceptions import ClientError
 
@@ -278,15 +282,12 @@ class Storage:
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=2),
             stop=tenacity.stop_after_delay(CONTENTION),
             reraise=True,
-        ).wraps(self.client.put_object)
-        more = {**self.extra_args, **condition}
+        ).wraps(self._put_object)
         try:
-            answer = put(Bucket=bucket, Key=key, Body=body, ContentType=content_type, **more)
+            return put(uri, body, ContentType=content_type, **condition)
         except ClientError as error:
             if _code(error) not in _REFUSED | _NOT_FOUND:
                 raise
-        else:
-            return str(answer["ETag"])
         try:
             found, etag = self.read_versioned(uri)
         except FileNotFoundError:
@@ -368,6 +369,21 @@ def _check_arguments(client: Any, extra_args: Mapping[str, Any]) -> None:
 
 def _described(uri: str, answer: Mapping[str, Any]) -> S3Object:
     return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'), int(answer["LastModified"].timestamp()))
+
+
+def _tell(what: str, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("S3 does not take %s: %s. Trying again (%d)", what, error, state.attempt_number)
+
+
+def _date(parsed: Mapping[str, Any]) -> float | None:
+    """The time of an answer, in epoch seconds."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return parsedate_to_datetime(parsed["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
 
 
 def _send_at_once(params: dict[str, Any], **_: Any) -> None:

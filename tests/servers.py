@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,7 +60,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a caller that hung up is no error of the server
+        if not isinstance(
+            sys.exc_info()[1], (ConnectionError, ssl.SSLError)
+        ):  # a caller that hung up is no error of the server
             super().handle_error(request, client_address)
 
 
@@ -82,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving_website() -> Iterator[Website]:
+def serving_website(certificate: Path | None = None) -> Iterator[Website]:
+    """A website; with a file of certificate and key: one of https, under the name of localhost."""
     site = Website("")
 
     class Handler(_Handler):
@@ -93,7 +98,7 @@ def serving_website() -> Iterator[Website]:
 
         do_POST = do_GET
 
-    with _serving(Handler) as site.url:
+    with _serving(Handler, certificate) as site.url:
         yield site
 
 
@@ -136,9 +141,13 @@ def closed_port() -> Iterator[int]:
 
 
 @contextmanager
-def _serving(handler: type[_Handler]) -> Iterator[str]:
+def _serving(handler: type[_Handler], certificate: Path | None = None) -> Iterator[str]:
     server = _Server(("127.0.0.1", 0), handler)
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"https://localhost:{server.server_port}" if certificate else f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

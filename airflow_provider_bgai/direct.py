@@ -1,0 +1,194 @@
+"""Objects of S3 read and written directly: signed by botocore as boto3 would, but not built, watched and parsed by it.
+
+A call of boto3 takes 3 ms of one core, of which the wire takes a third; a picture takes seven such calls, and with them
+the interpreter is busy for longer than the vendor is. boto3 stays the one that knows S3. Where a bucket is and how
+requests to it are signed is learned from its own first request there, and whatever is not answered here by a plain 200
+is asked once more through it (`airflow_provider_bgai.storage`): what an error means, redirects, retries are its
+business alone. So this file has no way to fail, only to leave a request to boto3, and that is what it does with
+everything out of the ordinary.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+if TYPE_CHECKING:
+    from botocore.model import Shape
+    from botocore.signers import RequestSigner
+    from urllib3 import HTTPConnectionPool
+
+_SAID_OF_THE_OBJECT = {404, 409, 412}
+"""Answers that say something of one object; any other refusal may be one of this way to ask."""
+
+Answer = tuple[bytes, dict[str, str]]
+"""A body, and headers by names in lower case."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a bucket is. ``address`` ends where the key begins."""
+
+    address: str
+    region: str
+    signer: RequestSigner
+    pool: HTTPConnectionPool
+
+
+class Direct:
+    """GetObject and PutObject, as boto3 would send them, for the buckets where that is plain.
+
+    Who listens to the client's events ``before-send`` and ``after-call`` hears these requests, too.
+
+    :param client: the boto3 client.
+    :param verify: what the connection says of certificates: None, a file of those to trust, or False.
+    :param connections: how many are kept open to a bucket's host.
+    """
+
+    def __init__(self, client: Any, verify: bool | str | None, connections: int) -> None:
+        self._client = client
+        self._verify = _trusted() if verify is None else verify
+        self._connections = connections
+        self._members: Mapping[str, Shape] = client.meta.service_model.operation_model("PutObject").input_shape.members
+        self._places: dict[str, _Place | None] = {}
+        self._asked = threading.local()
+        client.meta.events.register("before-sign.s3", self._learn)
+
+    @contextmanager
+    def learning(self, bucket: str, key: str) -> Iterator[None]:
+        """While boto3 asks for this object: learn from it where the bucket is, if that is not known."""
+        self._asked.object = bucket, key
+        try:
+            yield
+        finally:
+            self._asked.object = None
+
+    def _learn(
+        self,
+        request: Any,
+        signing_name: str,
+        region_name: str,
+        signature_version: Any,
+        request_signer: RequestSigner,
+        **_: Any,
+    ) -> None:
+        bucket, key = getattr(self._asked, "object", None) or ("", "")
+        if not bucket or bucket in self._places:
+            return
+        url, tail = request.url, quote(key, safe="/~")
+        scheme, host = urlsplit(url)[:2]
+        asked = request.context.get("signing", {})  # what the bucket wants besides
+        region = asked.get("region") or region_name
+        plain = (
+            (asked.get("signing_name") or signing_name, signature_version) == ("s3", "s3v4")
+            and not asked.get("request_credentials")
+            and not asked.get("identity_cache")
+            and url.endswith(f"/{tail}")
+            and self._verify
+            and not self._client.meta.config.proxies
+            and (scheme not in getproxies() or proxy_bypass(host))
+        )
+        place = _Place(url.removesuffix(tail), region, request_signer, self._pool(url)) if plain else None
+        self._places[bucket] = place
+
+    def _pool(self, url: str) -> HTTPConnectionPool:
+        from botocore.httpsession import get_cert_path
+        from urllib3 import Timeout, connection_from_url
+
+        config = self._client.meta.config
+        return connection_from_url(
+            url,
+            maxsize=self._connections,
+            timeout=Timeout(connect=config.connect_timeout, read=config.read_timeout),
+            blocksize=128 * 1024,  # botocore's; a picture in blocks of 16 KB is slow
+            **({"ca_certs": get_cert_path(self._verify)} if url.startswith("https:") else {}),
+        )
+
+    def get(self, bucket: str, key: str) -> Answer | None:
+        """The whole object and the headers of the answer, by names in lower case; None: ask boto3."""
+        return self._ask("GetObject", "GET", bucket, key, b"", {})
+
+    def put(self, bucket: str, key: str, body: bytes | IO[bytes], arguments: Mapping[str, Any]) -> Answer | None:
+        """Write an object, and read what is answered; None: ask boto3.
+
+        :param body: bytes, or a file that is sent from its present position; it stands there again for boto3.
+        :param arguments: those of boto3's ``put_object``.
+        """
+        headers = self._headers(arguments)
+        if headers is None:
+            return None
+        if isinstance(body, bytes):
+            return self._ask("PutObject", "PUT", bucket, key, body, headers)
+        start = body.tell()
+        answer = self._ask("PutObject", "PUT", bucket, key, body, headers)
+        if answer is None:
+            body.seek(start)
+        return answer
+
+    def _headers(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
+        """The arguments as the model of S3 says they are sent; None if one needs more than to be sent."""
+        named: dict[str, Any] = {}
+        for argument, value in arguments.items():
+            if argument == "Metadata":
+                named |= {f"x-amz-meta-{name}": each for name, each in value.items()}
+            elif argument.startswith(("SSECustomer", "Checksum")):
+                return None
+            else:
+                named[self._members[argument].serialization.get("name", argument)] = value
+        sent = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in named.values())
+        return named if sent else None
+
+    def _ask(
+        self, operation: str, method: str, bucket: str, key: str, body: bytes | IO[bytes], headers: Mapping[str, str]
+    ) -> Answer | None:
+        from botocore.awsrequest import AWSRequest, AWSResponse
+        from urllib3.exceptions import HTTPError, SSLError
+
+        place = self._places.get(bucket)
+        if place is None:
+            return None
+        meta = self._client.meta
+        named = {**headers, "User-Agent": meta.config.user_agent}
+        request = AWSRequest(method, place.address + quote(key, safe="/~"), named, body)
+        place.signer.get_auth_instance("s3", place.region, "s3v4").add_auth(request)
+        sent = request.prepare()
+        heard = meta.events.emit(f"before-send.s3.{operation}", request=sent)
+        answer = next((given for _, given in heard if given is not None), None)
+        try:
+            if answer is None:
+                raw = place.pool.urlopen(
+                    method,
+                    urlsplit(sent.url).path,
+                    body=sent.body,
+                    headers=sent.headers,
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+                answer = AWSResponse(sent.url, raw.status, raw.headers, raw)
+            content = answer.content
+        except HTTPError as error:
+            if isinstance(error, SSLError):
+                self._places[bucket] = None
+            return None
+        said = {name.lower(): value for name, value in answer.headers.items()}
+        parsed = {"ResponseMetadata": {"HTTPHeaders": said}}
+        model = meta.service_model.operation_model(operation)
+        meta.events.emit(f"after-call.s3.{operation}", http_response=answer, parsed=parsed, model=model, context={})
+        if answer.status_code == 200:
+            return content, said
+        if answer.status_code < 500 and answer.status_code not in _SAID_OF_THE_OBJECT:
+            self._places[bucket] = None
+        return None
+
+
+def _trusted() -> str | bool:
+    """Whose certificates botocore trusts where the connection says nothing."""
+    return os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
