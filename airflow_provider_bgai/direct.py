@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
+    from botocore.awsrequest import AWSPreparedRequest
     from botocore.model import Shape
     from botocore.signers import RequestSigner
-    from urllib3 import HTTPConnectionPool
 
 _SAID_OF_THE_OBJECT = {404, 409, 412}
 """Answers that say something of one object; any other refusal may be one of this way to ask."""
@@ -33,12 +37,13 @@ Answer = tuple[bytes, dict[str, str]]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a bucket is. ``address`` ends where the key begins."""
+    """Where a bucket is. ``address`` ends where the key begins; ``idle`` are connections open to there."""
 
     address: str
     region: str
     signer: RequestSigner
-    pool: HTTPConnectionPool
+    open: Callable[[], HTTPConnection]
+    idle: deque[HTTPConnection]
 
 
 class Direct:
@@ -94,21 +99,25 @@ class Direct:
             and not self._client.meta.config.proxies
             and (scheme not in getproxies() or proxy_bypass(host))
         )
-        place = _Place(url.removesuffix(tail), region, request_signer, self._pool(url)) if plain else None
-        self._places[bucket] = place
+        if not plain:
+            self._places[bucket] = None
+            return
+        opened = self._opener(scheme, host)
+        self._places[bucket] = _Place(url.removesuffix(tail), region, request_signer, opened, deque())
 
-    def _pool(self, url: str) -> HTTPConnectionPool:
+    def _opener(self, scheme: str, host: str) -> Callable[[], HTTPConnection]:
+        """Opens a connection. http.client, because urllib3 and httpx take half as long again, or twice, a request."""
+        import ssl
+        from http.client import HTTPConnection, HTTPSConnection
+
         from botocore.httpsession import get_cert_path
-        from urllib3 import Timeout, connection_from_url
 
-        config = self._client.meta.config
-        return connection_from_url(
-            url,
-            maxsize=self._connections,
-            timeout=Timeout(connect=config.connect_timeout, read=config.read_timeout),
-            blocksize=128 * 1024,  # botocore's; a picture in blocks of 16 KB is slow
-            **({"ca_certs": get_cert_path(self._verify)} if url.startswith("https:") else {}),
-        )
+        # One time for all: that is the longer one, for an answer.
+        timeout, blocks = self._client.meta.config.read_timeout, 128 * 1024
+        if scheme == "http":
+            return partial(HTTPConnection, host, timeout=timeout, blocksize=blocks)
+        tls = ssl.create_default_context(cafile=get_cert_path(self._verify))
+        return partial(HTTPSConnection, host, timeout=timeout, blocksize=blocks, context=tls)
 
     def get(self, bucket: str, key: str) -> Answer | None:
         """The whole object and the headers of the answer, by names in lower case; None: ask boto3."""
@@ -147,8 +156,7 @@ class Direct:
     def _ask(
         self, operation: str, method: str, bucket: str, key: str, body: bytes | IO[bytes], headers: Mapping[str, str]
     ) -> Answer | None:
-        from botocore.awsrequest import AWSRequest, AWSResponse
-        from urllib3.exceptions import HTTPError, SSLError
+        from botocore.awsrequest import AWSRequest
 
         place = self._places.get(bucket)
         if place is None:
@@ -159,34 +167,51 @@ class Direct:
         place.signer.get_auth_instance("s3", place.region, "s3v4").add_auth(request)
         sent = request.prepare()
         heard = meta.events.emit(f"before-send.s3.{operation}", request=sent)
-        answer = next((given for _, given in heard if given is not None), None)
-        try:
-            if answer is None:
-                raw = place.pool.urlopen(
-                    method,
-                    urlsplit(sent.url).path,
-                    body=sent.body,
-                    headers=sent.headers,
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-                answer = AWSResponse(sent.url, raw.status, raw.headers, raw)
-            content = answer.content
-        except HTTPError as error:
-            if isinstance(error, SSLError):
-                self._places[bucket] = None
+        if given := next((each for _, each in heard if each is not None), None):
+            status, said, content = given.status_code, dict(given.headers.items()), given.content
+        elif (answered := self._exchange(bucket, place, sent)) is not None:
+            status, said, content = answered
+        else:
             return None
-        said = {name.lower(): value for name, value in answer.headers.items()}
-        parsed = {"ResponseMetadata": {"HTTPHeaders": said}}
+        said = {name.lower(): value for name, value in said.items()}
+        parsed = {"ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": said}}
         model = meta.service_model.operation_model(operation)
-        meta.events.emit(f"after-call.s3.{operation}", http_response=answer, parsed=parsed, model=model, context={})
-        if answer.status_code == 200:
+        meta.events.emit(f"after-call.s3.{operation}", http_response=None, parsed=parsed, model=model, context={})
+        if status == 200:
             return content, said
-        if answer.status_code < 500 and answer.status_code not in _SAID_OF_THE_OBJECT:
+        if status < 500 and status not in _SAID_OF_THE_OBJECT:
             self._places[bucket] = None
         return None
+
+    def _exchange(
+        self, bucket: str, place: _Place, request: AWSPreparedRequest
+    ) -> tuple[int, dict[str, str], bytes] | None:
+        """Status, headers and body of the answer, read to its end; None if none came."""
+        import ssl
+        from http.client import HTTPException
+
+        from urllib3.util.wait import wait_for_read
+
+        try:
+            line = place.idle.pop()
+        except IndexError:
+            line = place.open()
+        try:
+            if line.sock is not None and wait_for_read(line.sock, timeout=0):
+                line.close()  # closed at the other end meanwhile; it opens anew
+            line.request(request.method, urlsplit(request.url).path, request.body, dict(request.headers.items()))
+            answer = line.getresponse()
+            found = answer.status, dict(answer.getheaders()), answer.read()
+        except (OSError, HTTPException) as error:
+            line.close()
+            if isinstance(error, ssl.SSLError):
+                self._places[bucket] = None
+            return None
+        if len(place.idle) < self._connections:
+            place.idle.append(line)
+        else:
+            line.close()
+        return found
 
 
 def _trusted() -> str | bool:

@@ -26,8 +26,8 @@ from airflow_provider_bgai.direct import Direct
 from airflow_provider_bgai.exceptions import InvalidRequestError, SourceError, StoreError
 
 if TYPE_CHECKING:
+    import tenacity
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from tenacity import RetryCallState
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,10 @@ class Storage:
     @cached_property
     def _direct(self) -> Direct:
         return Direct(self.client, self.hook.verify, THREADS)
+
+    @cached_property
+    def _contending(self) -> tenacity.Retrying:
+        return _contending()
 
     # --- the store's clock
 
@@ -272,19 +276,10 @@ class Storage:
         return self._put_if(uri, body, content_type, IfMatch=etag)
 
     def _put_if(self, uri: str, body: bytes, content_type: str, **condition: str) -> str | None:
-        import tenacity
         from botocore.exceptions import ClientError
 
-        put = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, ClientError) and _code(error) in _CONFLICT
-            ),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=2),
-            stop=tenacity.stop_after_delay(CONTENTION),
-            reraise=True,
-        ).wraps(self._put_object)
         try:
-            return put(uri, body, ContentType=content_type, **condition)
+            return self._contending(self._put_object, uri, body, ContentType=content_type, **condition)
         except ClientError as error:
             if _code(error) not in _REFUSED | _NOT_FOUND:
                 raise
@@ -371,7 +366,20 @@ def _described(uri: str, answer: Mapping[str, Any]) -> S3Object:
     return S3Object(uri, answer["ContentLength"], answer["ETag"].strip('"'), int(answer["LastModified"].timestamp()))
 
 
-def _tell(what: str, state: RetryCallState) -> None:
+def _contending() -> tenacity.Retrying:
+    """Repeats a write while another conditional one is under way."""
+    import tenacity
+    from botocore.exceptions import ClientError
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, ClientError) and _code(error) in _CONFLICT),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=2),
+        stop=tenacity.stop_after_delay(CONTENTION),
+        reraise=True,
+    )
+
+
+def _tell(what: str, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     log.warning("S3 does not take %s: %s. Trying again (%d)", what, error, state.attempt_number)
 

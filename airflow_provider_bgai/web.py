@@ -112,6 +112,14 @@ class Lines:
     def __init__(self, kept: int = 1) -> None:
         self.kept = kept
         self._clients: dict[Hashable, httpx.AsyncClient] = {}
+        self._proxies: dict[Hashable, str | None] = {}
+
+    def proxy(self, url: httpx.URL) -> str | None:
+        """As :func:`proxy_for`, which reads the whole environment, once for each host."""
+        key = (url.scheme, url.host)
+        if key not in self._proxies:
+            self._proxies[key] = proxy_for(str(url))
+        return self._proxies[key]
 
     @asynccontextmanager
     async def client(self, proxy: str | None, host: str, timeout: float) -> AsyncIterator[httpx.AsyncClient]:
@@ -197,7 +205,7 @@ def parse(url: str) -> httpx.URL:
         raise BadLinkError(f"its scheme {parsed.scheme!r} is not http or https")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise BadLinkError(f"its port {parsed.port} is none")
-    return parsed.copy_with(userinfo=b"")
+    return parsed.copy_with(userinfo=b"") if parsed.userinfo else parsed
 
 
 def proxy_for(url: str) -> str | None:
@@ -277,7 +285,7 @@ async def _get(
         async with asyncio.timeout(timeout):
             for _ in range(MAX_REDIRECTS + 1):
                 target = parse(url)
-                proxy = proxy_for(str(target))
+                proxy = own.proxy(target)
                 async with own.client(proxy, target.host, timeout) as client:
                     request = await _request(client, target, headers, allow_private_hosts, proxied=bool(proxy))
                     response = await client.send(request, stream=True)
