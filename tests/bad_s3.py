@@ -331,7 +331,11 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or "X-Amz-Decoded-Content-Length" in self.headers:
             self.send_error(501, "No bodies in chunks: boto3 sends none over plain HTTP")
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # whoever sends it was killed on the way: a good S3 stores nothing of it either
+            self.close_connection = True
+            return
         if self.path == CONTROL:
             answer: Answer | None = _control(self.server.bad, self.command, body)
         else:

@@ -23,6 +23,7 @@ from airflow_provider_bgai.storage import Storage, split_uri
 from tests.servers import serving_proxy, serving_website
 
 BODY = b"what is stored"
+PATH_STYLE = {"s3": {"addressing_style": "path"}}
 
 
 @pytest.fixture
@@ -53,6 +54,19 @@ def storage(s3) -> Storage:
     storage = Storage()
     storage.put(f"s3://{s3.bucket}/direct/first", b"")
     return storage
+
+
+@pytest.fixture
+def configured(s3, monkeypatch):
+    """Changes to the connection to S3."""
+
+    def configure(**extra) -> Storage:
+        connection = json.loads(s3.aws_connection())
+        connection["extra"] |= extra
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        return Storage()
+
+    return configure
 
 
 def test_plain_objects_are_written_and_read_without_boto3(storage, folder, by_boto3):
@@ -101,6 +115,40 @@ def test_a_file_goes_out_from_where_it_stands(storage, folder, by_boto3):
     storage.put(f"{folder}/file", file)
     assert storage.read(f"{folder}/file") == BODY
     assert by_boto3 == []
+
+
+def test_a_body_goes_with_its_checksum_as_boto3_sends_it_so_that_half_of_it_is_not_stored(storage, folder):
+    sent = []
+    storage.client.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.headers))
+    file = io.BytesIO(b"before" + BODY)
+    file.seek(6)
+    storage.put(f"{folder}/bytes", BODY)
+    storage.put(f"{folder}/file", file)
+    bucket, key = split_uri(f"{folder}/boto3")
+    storage.client.put_object(Bucket=bucket, Key=key, Body=BODY)
+    names = ("x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm", "X-Amz-Content-SHA256")
+    first, *others = [[headers[name] for name in names] for headers in map(_as_bytes, sent)]
+    assert others == [first, first]
+    assert b"CRC32" in first
+
+
+def _as_bytes(headers) -> dict[str, bytes]:
+    return {name: value if isinstance(value, bytes) else str(value).encode() for name, value in headers.items()}
+
+
+def test_half_a_body_is_refused_and_sent_again_through_boto3(storage, folder, by_boto3, monkeypatch):
+    monkeypatch.setattr("airflow_provider_bgai.direct._crc32", lambda body: "AAAAAA==")  # as if it was another body's
+    storage.put(f"{folder}/a", BODY)
+    assert by_boto3 == ["PutObject"]
+    assert storage.read(f"{folder}/a") == BODY
+
+
+def test_who_wants_no_checksums_gets_none(configured, folder):
+    sent, storage = [], configured(config_kwargs={"request_checksum_calculation": "when_required", **PATH_STYLE})
+    storage.put(f"{folder}/first", b"")
+    storage.client.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.headers))
+    storage.put(f"{folder}/a", BODY)
+    assert ["x-amz-checksum-crc32" in headers for headers in sent] == [False]
 
 
 def test_what_is_encoded_is_read_as_it_is_stored(s3, storage, folder):
@@ -192,22 +240,9 @@ def test_an_argument_that_needs_more_than_to_be_sent_is_left_to_boto3(s3, folder
     assert by_boto3 == ["GetObject", "PutObject"]
 
 
-@pytest.fixture
-def configured(s3, monkeypatch):
-    """Changes to the connection to S3."""
-
-    def configure(**extra) -> Storage:
-        connection = json.loads(s3.aws_connection())
-        connection["extra"] |= extra
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-        return Storage()
-
-    return configure
-
-
 @pytest.mark.parametrize("config", [{"signature_version": "s3"}, {"proxies": {"http": ""}}])
 def test_a_connection_out_of_the_ordinary_is_left_to_boto3(configured, folder, by_boto3, config):
-    storage = configured(config_kwargs={"s3": {"addressing_style": "path"}, **config})
+    storage = configured(config_kwargs={**PATH_STYLE, **config})
     storage.put(f"{folder}/a", BODY)
     assert storage.read(f"{folder}/a") == BODY
     assert by_boto3 == ["PutObject", "GetObject"]
@@ -255,7 +290,9 @@ def test_the_certificate_that_a_connection_names_is_trusted_and_no_other(configu
         assert by_boto3 == ["GetObject"]
         assert len(site.requests) == 3
         with pytest.raises(SSLError):
-            configured(endpoint_url=site.url, config_kwargs=NO_RETRY).read("s3://bucket/a")
+            configured(endpoint_url=site.url, config_kwargs={"retries": {"total_max_attempts": 1}, **PATH_STYLE}).read(
+                "s3://bucket/a"
+            )
         assert len(site.requests) == 3
 
 
@@ -277,6 +314,3 @@ def test_certificates_that_only_boto3_trusts_leave_the_bucket_to_it(configured, 
         monkeypatch.delenv("AWS_CA_BUNDLE")
         assert [storage.read("s3://bucket/a") for _ in range(3)] == [BODY] * 3
     assert by_boto3 == ["GetObject"] * 3
-
-
-NO_RETRY = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}}
