@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from airflow_provider_bgai.buying.landing import PIXELS
 from airflow_provider_bgai.buying.purchase import HOLD_FOR, Purchase, Wish
 from airflow_provider_bgai.buying.record import Call, error_of
 from airflow_provider_bgai.catalogue.finishing import Finishing, Sign, finish
+from airflow_provider_bgai.catalogue.report.costs import cost_report
+from airflow_provider_bgai.catalogue.report.story import of_progress, of_result
 from airflow_provider_bgai.catalogue.results import Result, Wanted, error_results, landed_results
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
@@ -41,6 +44,9 @@ from airflow_provider_bgai.sources import Source
 from airflow_provider_bgai.storage import THREADS, store_errors
 
 log = logging.getLogger(__name__)
+
+TELL_EVERY = 10.0
+"""Seconds between two lines that say how far a shard is."""
 
 Begun = tuple[str, int]
 """Fingerprint and number of a call under way."""
@@ -130,6 +136,7 @@ async def generate(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots = asyncio.Semaphore(shard.in_flight)
     progress = Progress(results=dict(landed or {}), later=list(later))
+    telling = asyncio.create_task(_tell(shard, progress, len(wanted)))
     under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
@@ -143,15 +150,29 @@ async def generate(
 
     shard.buyer.hold_back(resumed)
     first = [place for place in range(len(wanted)) if place not in later and place not in progress.results]
-    await all_of(first, resumed=resumed)
-    while progress.later:
-        # What was held back may begin once the earlier calls are collected, or once something has landed.
-        places, progress.later = progress.later, []
-        shard.buyer.hold_back(False)
-        await all_of(places)
-        if len(progress.later) == len(places):
-            break
+    try:
+        await all_of(first, resumed=resumed)
+        while progress.later:
+            # What was held back may begin once the earlier calls are collected, or once something has landed.
+            places, progress.later = progress.later, []
+            shard.buyer.hold_back(False)
+            await all_of(places)
+            if len(progress.later) == len(places):
+                break
+    finally:
+        telling.cancel()
     return progress
+
+
+async def _tell(shard: Shard, progress: Progress, total: int) -> None:
+    """Say now and then how far the shard is."""
+    began, before = time.monotonic(), len(progress.results)
+    while True:
+        await asyncio.sleep(TELL_EVERY)
+        ended, paid = len(progress.results), cost_report(shard.buyer.ended).total.paid
+        each = (time.monotonic() - began) / (ended - before) if ended > before else None
+        results = (it for found in progress.results.values() for it in found)
+        log.info("%s", of_progress(results, left=total - ended, each=each, paid=paid))
 
 
 def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> list[Result]:
@@ -200,7 +221,7 @@ class _Walk:
             self.source = purchase.source
             if self.begun is not None and self.begun[0] == purchase.fingerprint:
                 purchase.under_way = self.begun[1]
-            self.progress.results[self.place] = await self._walk(purchase)
+            self._end(await self._walk(purchase))
         except LaterError:
             self.progress.later.append(self.place)
         except StoreError as error:
@@ -285,10 +306,14 @@ class _Walk:
         purchase.wish, purchase.redraws = replace(purchase.wish, request=request), calls[-1].number
         return True
 
+    def _end(self, results: list[Result]) -> None:
+        self.progress.results[self.place] = results
+        for result in results:
+            if result.outcome != "reused":
+                log.log(logging.INFO if result.outcome == "bought" else logging.WARNING, "%s", of_result(result))
+
     def _report(self, error: BgaiError) -> None:
-        self.progress.results[self.place] = error_results(
-            self.item, error, call=self.call, run=self.shard.buyer.run, source=self.source
-        )
+        self._end(error_results(self.item, error, call=self.call, run=self.shard.buyer.run, source=self.source))
 
     async def _unexpected(self, purchase: Purchase | None, error: Exception) -> None:
         """Something nobody foresaw: what it may have cost stands in the wish's last call."""

@@ -1,4 +1,4 @@
-"""Rows out of a file: CSV, JSON lines or Parquet. Which products they are stands in :mod:`.manifest`.
+"""Rows out of a file: CSV (of any spreadsheet), JSON lines or Parquet. Which products they are stands in :mod:`.manifest`.
 
 Rows stream. What is wrong with one is yielded in its place, and stops no other. A cell has the same text in every
 format: nothing is ``""`` however an exporter writes it, and 1001.0 is 1001.
@@ -6,6 +6,7 @@ format: nothing is ``""`` however an exporter writes it, and 1001.0 is 1001.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -24,6 +25,9 @@ MAX_LINE = 1 << 20
 MAX_LINES = 100
 """Of one CSV row: quoted fields may hold line breaks."""
 
+DELIMITERS = (",", ";", "\t", "|")
+"""Of CSV: a spreadsheet's own depends on its language."""
+
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\.0")
 # What pandas, Python, JavaScript and databases write for a cell with nothing in it.
 _NOTHING = {"", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL"}
@@ -38,8 +42,9 @@ Reader = Callable[[str, IO[bytes]], Rows]
 
 @lru_cache(maxsize=1024)
 def column_name(name: str) -> str:
-    """A column's name in its one spelling."""
-    return unicodedata.normalize("NFC", name.strip())
+    """A column's name in its one spelling: as it is written, but ``SKU`` and ``Image`` are found in any case."""
+    name = unicodedata.normalize("NFC", name.strip())
+    return name.lower() if name.lower() in REQUIRED else name
 
 
 def text_of(value: Any) -> str:
@@ -71,10 +76,14 @@ def is_text(value: str) -> bool:
 
 
 def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
-    # Bytes that are not UTF-8 are let through as surrogates, so that only their own row is refused.
-    lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
-    reader = csv.reader(lines, strict=True)
+    # Bytes that are not UTF-8 are let through as surrogates, so that only its own row is refused.
+    start = file.read(2)
+    file.seek(0)
+    wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what Excel calls Unicode text
+    encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
+    lines = _Lines(io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=""))
     try:
+        reader = csv.reader(lines, strict=True, delimiter=_delimiter(lines))
         columns = [column_name(name) for name in next(reader, [])]
     except csv.Error as error:
         raise ManifestError(f"{uri}: the header is not CSV: {error}") from None
@@ -94,6 +103,21 @@ def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
             yield lines.taken[0][0], dict(zip(columns, values, strict=True))
         elif any(map(text_of, values)):
             yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
+
+
+def _delimiter(lines: _Lines) -> str:
+    """What separates the columns: with it, the header has those that are required. A comma, if nothing does."""
+    header = next(lines, "")
+    lines.taken.clear()
+    lines.put_back(header)
+    for delimiter in DELIMITERS:
+        try:
+            names = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if set(REQUIRED) <= {column_name(name) for name in names}:
+            return delimiter
+    return DELIMITERS[0]
 
 
 class _Lines:
@@ -129,6 +153,10 @@ class _Lines:
         if len(line[1]) == MAX_LINE:
             raise csv.Error(f"the line is longer than {MAX_LINE:,} characters")
         return line[1]
+
+    def put_back(self, first: str) -> None:
+        """Let the first line be read once more."""
+        self._again.appendleft((1, first))
 
     def give_back(self) -> int:
         """Return all lines of a record but the first, whose number it is."""

@@ -5,6 +5,7 @@ What Airflow is told of it, and when it waits, stands in the operator.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.catalogue.results import Result, Wanted
     from airflow_provider_bgai.catalogue.shard import Progress
     from airflow_provider_bgai.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class ShardTask:
         """
         from airflow_provider_bgai.buying.books import read_books
         from airflow_provider_bgai.catalogue.report.costs import cost_report
+        from airflow_provider_bgai.catalogue.report.story import Tally, of_costs
         from airflow_provider_bgai.catalogue.results import counted
         from airflow_provider_bgai.catalogue.shard import give_up
         from airflow_provider_bgai.layout import run_of
@@ -156,6 +160,11 @@ class ShardTask:
         calls |= {call.call_id: call for call in read_books(ledger, since=self.plan.created_at)}
         calls |= {call.call_id: call for call in ended}
         total = cost_report(call for call in calls.values() if call.owner == self.owner).total
+        tally = Tally()
+        tally.add(results)
+        log.info(
+            "Shard %s of run %s has ended:\n%s\n%s\nresults: %s", self.name, self.plan.run, tally, of_costs(total), uri
+        )
         return {
             "shard": self.uri,
             "results": uri,

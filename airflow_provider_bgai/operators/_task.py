@@ -45,11 +45,15 @@ _RETRYABLE = (
 
 
 def fail(error: BgaiError) -> NoReturn:
-    """Fail the Airflow task: for good where a retry cannot help or might pay again."""
+    """Fail the Airflow task: for good where a retry cannot help or might pay again.
+
+    The message says what is wrong and what would be right, so it ends the log; where it came from is logged at DEBUG.
+    """
+    log.debug("What failed, and where", exc_info=error)
     if isinstance(error, _RETRYABLE) or error.reason == "budget":
-        raise AirflowException(str(error)) from error
+        raise AirflowException(str(error)) from None
     kind = "Unknown outcome" if isinstance(error, UnknownOutcomeError) else f"Not retried ({error.reason})"
-    raise AirflowFailException(f"{kind}: {error}") from error
+    raise AirflowFailException(f"{kind}: {error}") from None
 
 
 def tries_left(context: Context) -> bool:
@@ -140,6 +144,12 @@ async def wind_up(buyer: Buyer, purse: Budget | None, *, settle_others_after: fl
         except store_errors(BgaiError) as error:
             log.warning("%s could not be written, which the next run makes up for: %s", what, error)
     await buyer.aclose()
+
+
+def tell(result: TaskResult) -> dict[str, Any]:
+    """A task's result, into the log and to XCom."""
+    log.info("%s", result)
+    return result.told()
 
 
 def read_call(storage: Storage, uri: str | None) -> tuple[Ledger, Call]:
@@ -259,6 +269,24 @@ class TaskResult(BaseModel):
             raise InvalidRequestError(
                 f"vendor_task_id={str(told)[:200]!r}: give a task ID, or the output of the submitting task"
             ) from None
+
+    def __str__(self) -> str:
+        """For the log: who, at what price, where, and whether it shows the product."""
+        price = "an unknown price" if self.cost is None else f"{self.cost:g} {self.currency}"
+        if self.state == "pending":
+            return f"Sent to {self.conn_id} for {price} as task {self.task_id}, which is on record and not landed yet"
+        how = "Found landed already" if self.reused else f"Landed from {self.conn_id}"
+        if self.seconds is not None and not self.reused:
+            how += f" after {self.seconds:g} s"
+        lines = [f"{how}; this run paid {price}"]
+        for image in self.images:
+            verdict = image.get("fidelity")
+            shows = "not compared with the product"
+            if verdict is not None:
+                shows = "shows the product" if verdict["faithful"] else "does not show the product"
+            size = f"{image['width']} x {image['height']} px, {image['bytes'] / 1000:,.0f} kB"
+            lines.append(f"{image['uri']}: {size}, {shows}")
+        return "\n".join([*lines, *self.warnings])
 
     def told(self) -> dict[str, Any]:
         """As it goes to XCom."""

@@ -105,7 +105,9 @@ class PlanCatalogueOperator(BaseOperator):
         from airflow_provider_bgai.buying.budget import Budget
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.caps import Caps
+        from airflow_provider_bgai.catalogue.planning.plan import Plan
         from airflow_provider_bgai.catalogue.planning.planner import make_plan
+        from airflow_provider_bgai.catalogue.report.story import of_plan
 
         run = run_of_task(context)
         try:
@@ -133,8 +135,8 @@ class PlanCatalogueOperator(BaseOperator):
         except ValueError as error:
             # Wrong manifest, recipe or budget: the message says where.
             raise AirflowFailException(str(error)) from error
-        summary = plan.model_dump(mode="json", exclude={"shards"})
-        self.log.info("Planned: %s", summary)
+        self.log.info("Planned, and nothing bought yet:\n%s", of_plan(plan))
+        summary = Plan.model_validate(plan.model_dump()).model_dump(mode="json", exclude={"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
 

@@ -21,6 +21,7 @@ from airflow_provider_bgai.operators._task import (
     place,
     read_call,
     run_of_task,
+    tell,
     wind_up,
 )
 from airflow_provider_bgai.polling import PollPolicy
@@ -172,7 +173,7 @@ class GenerateBackgroundOperator(BaseOperator):
             return self._landed(ledger, call, run_of_task(context), reused=reused)
         uri = ledger.layout.call(call.fingerprint, call.number)
         if not self.wait_for_completion:
-            return TaskResult.of(call, uri, cost=call.price).told()
+            return tell(TaskResult.of(call, uri, cost=call.price))
         self.defer(
             trigger=BackgroundTaskTrigger(
                 conn_id=call.conn_id,
@@ -243,7 +244,7 @@ class GenerateBackgroundOperator(BaseOperator):
         cost = None if None in prices else sum((price for price in prices if price is not None), Decimal(0))
         unknown = sum(it.state in ("unknown", "sent") for it in calls)
         uri = ledger.layout.call(call.fingerprint, call.number)
-        return TaskResult.of(call, uri, images, cost=cost, reused=reused, unknown=unknown).told()
+        return tell(TaskResult.of(call, uri, images, cost=cost, reused=reused, unknown=unknown))
 
     def _waits_here(self) -> bool:
         return self.wait_for_completion and not self.deferrable

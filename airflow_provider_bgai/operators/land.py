@@ -19,6 +19,7 @@ from airflow_provider_bgai.operators._task import (
     place,
     read_call,
     run_of_task,
+    tell,
 )
 from airflow_provider_bgai.operators.generate import OnUnfaithful, inspection
 
@@ -69,8 +70,8 @@ class LandBackgroundOperator(BaseOperator):
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
         try:
             if isinstance(self.vendor_task_id, Mapping):
-                return self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)).told()
-            return self._land_task(str(self.vendor_task_id or "")).told()
+                return tell(self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)))
+            return tell(self._land_task(str(self.vendor_task_id or "")))
         except BgaiError as error:
             fail(error)
 

@@ -103,6 +103,7 @@ class BackgroundTaskSensor(BaseSensorOperator):
             if self.soft_fail:
                 raise AirflowSkipException(message)
             raise AirflowSensorTimeout(message)
+        self.log.info("All %d task(s) have succeeded", came.succeeded)
         return {"succeeded": came.succeeded}
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
@@ -123,6 +124,7 @@ class BackgroundTaskSensor(BaseSensorOperator):
         if len(self._ended) < len(task_ids):
             self.log.info("%d of %d task(s) have ended", len(self._ended), len(task_ids))
             return False
+        self.log.info("All %d task(s) have succeeded", len(task_ids))
         return PokeReturnValue(is_done=True, xcom_value={"succeeded": len(task_ids)})
 
     def _poll(self, task_ids: list[str]) -> None:

@@ -27,7 +27,7 @@ from airflow_provider_bgai.catalogue.manifest import Manifest, Product, RefusedR
 from airflow_provider_bgai.catalogue.planning.choosing import LEFT_OUT, Candidates
 from airflow_provider_bgai.catalogue.planning.images import Images, digest
 from airflow_provider_bgai.catalogue.planning.naming import NamedWish, Names
-from airflow_provider_bgai.catalogue.planning.plan import Plan, PlanRecord, Refusal
+from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, Refusal
 from airflow_provider_bgai.catalogue.planning.tried import Tried
 from airflow_provider_bgai.catalogue.recipe import Recipe, load_recipe
 from airflow_provider_bgai.catalogue.results import canonical, left_out_line, refused_line, unchanged_line
@@ -67,7 +67,7 @@ def make_plan(
     max_shards: int = 1000,
     budget_left: tuple[int | None, Decimal | None] | None = None,
     on_unknown_outcome: OnUnknownOutcome = "hold",
-) -> Plan:
+) -> PlanRecord:
     """Plan a run, and write ``plan.json``, ``shards/`` and ``planned/`` below ``<destination>/_bgai/runs/<run>``.
 
     The store is tried before anything else, and calls that earlier runs left open go into the books.
@@ -139,7 +139,7 @@ def make_plan(
         refusals=planner.refusals,
     )
     storage.put(record.uri, record.model_dump_json(indent=1).encode(), content_type="application/json")
-    return Plan.model_validate(record.model_dump())
+    return record
 
 
 class _Planner:

@@ -38,6 +38,7 @@ from airflow_provider_bgai.catalogue.publishing.switch import Switch
 from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry, Place, Turn, load_current
 from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, run_costs
 from airflow_provider_bgai.catalogue.report.page import Card, write_page
+from airflow_provider_bgai.catalogue.report.story import Tally
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.exceptions import (
@@ -135,8 +136,8 @@ def publish(
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
             raise TooManyFailuresError(
                 f"Nothing published: {failures} of {expected} products failed ({failures / expected:.1%}, "
-                f"allowed {max_failure_ratio:.1%}): {counts}. Landed pictures stay; what became of every product "
-                f"stands in {place.run.outcomes}"
+                f"allowed {max_failure_ratio:.1%}): {counts}. Landed pictures stay, and the next night buys none of "
+                f"them again; see them, and why the others failed, in {place.run.report}"
             )
         history = turn.current.all_but(run)
         switch.announce()
@@ -245,21 +246,29 @@ class _Report:
     def write(self, *, published: bool) -> None:
         """Write it anew."""
         storage, scratch, run = self.asked.storage, self.asked.scratch, self.asked.place.run
-        cards = (each for batch in scratch.changed() for each in self.pool.map(self._card, batch))
+        tally, unchanged = Tally(), scratch.counts().get("unchanged", 0)
+        tally.add_unchanged(unchanged)
+
+        def cards() -> Iterator[Card]:
+            for batch in scratch.changed():
+                tally.add(batch)
+                yield from self.pool.map(self._card, batch)
+
         with tempfile.TemporaryFile() as file:
             write_page(
                 file,
                 run=run.name,
                 destination=run.layout.root,
                 at=storage.now(),
-                cards=cards,
+                cards=cards(),
                 costs=self.own,
                 settled=self.settled,
-                unchanged=scratch.counts().get("unchanged", 0),
+                unchanged=unchanged,
                 published=published,
             )
             file.seek(0)
             storage.put(run.report, file, content_type="text/html; charset=utf-8")
+        log.info("What became of the products of run %s:\n%s\nreport: %s", run.name, tally, run.report)
         log.info("What the calls of this run cost:\n%s", self.own.as_text())
         if self.settled != CostReport():
             log.info("What it settled for earlier runs:\n%s", self.settled.as_text())
