@@ -1,4 +1,4 @@
-"""Rows out of a file: CSV (of any spreadsheet), JSON lines or Parquet. Which products they are stands in :mod:`.manifest`.
+"""Rows out of a file: CSV of any spreadsheet, JSON lines, Parquet. Which products they are stands in :mod:`.manifest`.
 
 Rows stream. What is wrong with one is yielded in its place, and stops no other. A cell has the same text in every
 format: nothing is ``""`` however an exporter writes it, and 1001.0 is 1001.
