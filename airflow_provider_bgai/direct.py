@@ -1,11 +1,11 @@
 """Objects of S3 read and written directly: signed by botocore as boto3 would, but not built, watched and parsed by it.
 
-A call of boto3 takes 3 ms of one core, of which the wire takes a third; a picture takes seven such calls, and with them
-the interpreter is busy for longer than the vendor is. boto3 stays the one that knows S3. Where a bucket is and how
-requests to it are signed is learned from its own first request there, and whatever is not answered here by a plain 200
-is asked once more through it (`airflow_provider_bgai.storage`): what an error means, redirects, retries are its
-business alone. So this file has no way to fail, only to leave a request to boto3, and that is what it does with
-everything out of the ordinary.
+A call of boto3 takes 3 ms of one core, of which the wire takes a third; a picture takes six to eight of them, and the
+interpreter is busy with them for longer than the vendor is with the picture. boto3 stays the one that knows S3. Where a
+bucket is and how requests to it are signed is learned from its own first request there, and whatever is not answered
+here by a plain 200 is asked once more through it (`airflow_provider_bgai.storage`): what an error means, redirects,
+retries are its business alone. So this file has no way to fail, only to leave a request to boto3, and that is what it
+does with everything out of the ordinary.
 """
 
 from __future__ import annotations

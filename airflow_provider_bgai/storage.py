@@ -125,10 +125,6 @@ class Storage:
     def _direct(self) -> Direct:
         return Direct(self.client, self.hook.verify, THREADS)
 
-    @cached_property
-    def _contending(self) -> tenacity.Retrying:
-        return _contending()
-
     # --- the store's clock
 
     @property
@@ -279,7 +275,7 @@ class Storage:
         from botocore.exceptions import ClientError
 
         try:
-            return self._contending(self._put_object, uri, body, ContentType=content_type, **condition)
+            return _contending()(self._put_object, uri, body, ContentType=content_type, **condition)
         except ClientError as error:
             if _code(error) not in _REFUSED | _NOT_FOUND:
                 raise

@@ -23,7 +23,10 @@ Status = Literal["new", "changed", "unchanged", "failed_before", "refused", "hel
 """What the plan says of a product."""
 
 Outcome = Literal["bought", "reused", "unchanged", "refused", "failed", "lost", "quarantined", "held", "over_budget"]
-"""What became of a product in a run. ``bought``, ``reused`` and ``unchanged`` have pictures."""
+"""What became of a product in a run."""
+
+WITH_PICTURES = ("bought", "reused", "unchanged")
+"""The outcomes of products that have pictures."""
 
 
 class Wanted(BaseModel):

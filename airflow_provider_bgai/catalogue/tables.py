@@ -76,7 +76,7 @@ def is_text(value: str) -> bool:
 
 
 def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
-    # Bytes that are not UTF-8 are let through as surrogates, so that only its own row is refused.
+    # Bytes that are not UTF-8 are let through as surrogates, so that only their own row is refused.
     start = file.read(2)
     file.seek(0)
     wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what Excel calls Unicode text

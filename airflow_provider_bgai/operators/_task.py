@@ -272,6 +272,8 @@ class TaskResult(BaseModel):
 
     def __str__(self) -> str:
         """For the log: who, at what price, where, and whether it shows the product."""
+        from airflow_provider_bgai.catalogue.report.story import of_verdicts
+
         price = "an unknown price" if self.cost is None else f"{self.cost:g} {self.currency}"
         if self.state == "pending":
             return f"Sent to {self.conn_id} for {price} as task {self.task_id}, which is on record and not landed yet"
@@ -281,9 +283,7 @@ class TaskResult(BaseModel):
         lines = [f"{how}; this run paid {price}"]
         for image in self.images:
             verdict = image.get("fidelity")
-            shows = "not compared with the product"
-            if verdict is not None:
-                shows = "shows the product" if verdict["faithful"] else "does not show the product"
+            shows = of_verdicts([verdict and verdict["faithful"]])
             size = f"{image['width']} x {image['height']} px, {image['bytes'] / 1000:,.0f} kB"
             lines.append(f"{image['uri']}: {size}, {shows}")
         return "\n".join([*lines, *self.warnings])

@@ -136,7 +136,7 @@ class PlanCatalogueOperator(BaseOperator):
             # Wrong manifest, recipe or budget: the message says where.
             raise AirflowFailException(str(error)) from error
         self.log.info("Planned, and nothing bought yet:\n%s", of_plan(plan))
-        summary = Plan.model_validate(plan.model_dump()).model_dump(mode="json", exclude={"shards"})
+        summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
 

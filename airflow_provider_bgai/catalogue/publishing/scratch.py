@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from airflow_provider_bgai.catalogue.publishing.versions import Entry
-from airflow_provider_bgai.catalogue.results import Result, gone
+from airflow_provider_bgai.catalogue.results import WITH_PICTURES, Result, gone
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
-WITH_PICTURES = ("bought", "reused", "unchanged")
 Table = Literal["known", "fresh", "wanted"]
 
 _TABLES = """

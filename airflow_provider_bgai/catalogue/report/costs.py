@@ -7,7 +7,7 @@ add nothing to any sum. Everything streams: only the names of the calls are kept
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import chain
 from typing import Any, Literal
@@ -252,8 +252,14 @@ def _row(name: str, costs: Costs) -> list[str]:
     return [*cells, str(perhaps.pictures), _money(perhaps), str(costs.failed.pictures)]
 
 
+def money(amounts: Mapping[str, Decimal]) -> str:
+    """Sums by currency, like ``4.65 USD``; ``0`` for none."""
+    sums = (f"{amount:f} {_printable(currency)}" for currency, amount in sorted(amounts.items()) if amount)
+    return " + ".join(sums) or "0"
+
+
 def _money(line: Line) -> str:
-    sums = [f"{amount} {_printable(currency)}" for currency, amount in sorted(line.money.items())]
+    sums = [money(line.money)] if line.money else []
     if line.unpriced:
         sums.append(f"{line.unpriced} of unknown price")
     return " + ".join(sums) or "0"

@@ -16,13 +16,12 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from importlib import resources
 from itertools import islice
 from typing import IO, Any
 
 from airflow_provider_bgai.buying.record import Output
-from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, Line
+from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, Line, money
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.sources import shown
@@ -223,16 +222,16 @@ def _row(costs: Costs, columns: Iterable[str]) -> list[Cell]:
 def _cell(column: str, costs: Costs) -> Cell:
     """How many pictures; below, for what has not simply landed, the money."""
     line: Line = getattr(costs, column)
-    below = "" if column == "landed" else " + ".join(filter(None, (_sums(line.money), _unpriced(line.unpriced))))
+    below = (
+        ""
+        if column == "landed"
+        else " + ".join(filter(None, (money(line.money) if line.money else "", _unpriced(line.unpriced))))
+    )
     return f"{line.pictures:,}", below
 
 
 def _paid(costs: Costs) -> Cell:
-    return _sums(costs.paid) or "0", _unpriced(costs.unpriced) and f"+ {_unpriced(costs.unpriced)}"
-
-
-def _sums(money: Mapping[str, Decimal]) -> str:
-    return " + ".join(f"{amount:f} {currency}" for currency, amount in sorted(money.items()))
+    return money(costs.paid), _unpriced(costs.unpriced) and f"+ {_unpriced(costs.unpriced)}"
 
 
 def _unpriced(pictures: int) -> str:

@@ -10,20 +10,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
-from airflow_provider_bgai.catalogue.report.costs import Costs
-from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.report.costs import Costs, money
+from airflow_provider_bgai.catalogue.results import WITH_PICTURES, Result
 
 EXAMPLES = 5
 """SKUs that are named of each kind, and refusals of a plan."""
 
-GOOD = ("bought", "reused", "unchanged")
-_ORDER = (*GOOD, "over_budget", "refused", "held", "quarantined", "lost", "failed")
-_PERHAPS = ("held",)
-
-
-def money(amounts: Mapping[str, Decimal]) -> str:
-    """Sums by currency, like ``4.65 USD``; ``0`` for none."""
-    return " + ".join(f"{amount:f} {currency}" for currency, amount in sorted(amounts.items()) if amount) or "0"
+_ORDER = (*WITH_PICTURES, "over_budget", "refused", "held", "quarantined", "lost", "failed")
 
 
 def of_plan(plan: PlanRecord) -> str:
@@ -50,20 +43,24 @@ def of_plan(plan: PlanRecord) -> str:
 
 def of_result(result: Result) -> str:
     """What became of a product, in a line: vendor, price, seconds and verdict, or the reason and the price."""
-    if result.outcome not in GOOD:
+    if result.outcome not in WITH_PICTURES:
         reason = f" ({result.reason})" if result.reason not in (None, result.outcome) else ""
         return f"{result.sku}: {result.outcome}{reason}, {_price(result)}: {result.error}"
-    verdicts = [it.fidelity for it in result.images]
     words: list[str] = [result.outcome]
     if result.outcome == "bought":
         seconds = "" if result.seconds is None else f" in {result.seconds:g} s"
         words = [f"bought from {result.conn_id} for {_price(result)}{seconds}"]
-    if None in verdicts:
-        words.append("not compared with the product")
-    elif verdicts:
-        faithful = all(verdict is not None and verdict.faithful for verdict in verdicts)
-        words.append("shows the product" if faithful else "does not show the product")
+    if result.images:
+        words.append(of_verdicts(it.fidelity.faithful if it.fidelity else None for it in result.images))
     return f"{result.sku}: {', '.join(words)}" + "".join(f"; {warning}" for warning in result.warnings)
+
+
+def of_verdicts(faithful: Iterable[bool | None]) -> str:
+    """Whether pictures show the product; None: one that nobody could compare."""
+    found = list(faithful)
+    if None in found:
+        return "not compared with the product"
+    return "shows the product" if all(found) else "does not show the product"
 
 
 def _price(result: Result) -> str:
@@ -71,7 +68,7 @@ def _price(result: Result) -> str:
         return "price unknown"
     if not result.price:
         return "nothing paid"
-    return f"{'perhaps ' if result.outcome in _PERHAPS else ''}{result.price:f} {result.currency}"
+    return f"{'perhaps ' if result.outcome == 'held' else ''}{result.price:f} {result.currency}"
 
 
 def of_progress(results: Iterable[Result], *, left: int, each: float | None, paid: Mapping[str, Decimal]) -> str:
@@ -124,7 +121,7 @@ class Tally:
             self._kind("unchanged", "").count += count
 
     def _kind(self, outcome: str, reason: str) -> _Kind:
-        return self.kinds.setdefault((outcome, "" if outcome in GOOD else reason), _Kind())
+        return self.kinds.setdefault((outcome, "" if outcome in WITH_PICTURES else reason), _Kind())
 
     def _sorted(self) -> list[tuple[str, str, _Kind]]:
         found = [(outcome, reason, kind) for (outcome, reason), kind in self.kinds.items()]
@@ -141,7 +138,7 @@ class Tally:
         lines = []
         for outcome, reason, kind in self._sorted():
             line = f"{kind.count:>9,}  {outcome}"
-            if outcome not in GOOD:
+            if outcome not in WITH_PICTURES:
                 line += f" ({reason})" if reason not in ("", outcome) else ""
                 line += f": {kind.skus[0]}: {kind.message}"
                 if others := kind.skus[1:]:

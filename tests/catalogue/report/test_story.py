@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, Refusal
-from airflow_provider_bgai.catalogue.report.costs import cost_report
+from airflow_provider_bgai.catalogue.report.costs import cost_report, money
 from airflow_provider_bgai.catalogue.report.story import (
     EXAMPLES,
-    GOOD,
     Tally,
-    money,
     of_costs,
     of_plan,
     of_progress,
     of_result,
 )
-from airflow_provider_bgai.catalogue.results import Outcome, Result
+from airflow_provider_bgai.catalogue.results import WITH_PICTURES, Outcome, Result
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from tests.buying.kept import call
 
@@ -128,13 +126,13 @@ def test_a_tally_counts_each_product_once_and_names_some_of_each_kind(ends):
     assert sum(int(row[0]) for row in rows) == len(results)
     counted = Counter(outcome for outcome, _ in ends)
     assert tally.short() == ", ".join(f"{counted[it]} {it}" for it in sorted(counted, key=_order))
-    bad = [it for it in results if it.outcome not in GOOD]
+    bad = [it for it in results if it.outcome not in WITH_PICTURES]
     assert not bad or f"{bad[0].sku}" in str(tally)
     assert str(tally).count("why") == len({(it.outcome, it.reason or "") for it in bad})
 
 
 def _order(outcome: str) -> int:
-    return [*GOOD, "over_budget", "refused", "held", "quarantined", "lost", "failed"].index(outcome)
+    return [*WITH_PICTURES, "over_budget", "refused", "held", "quarantined", "lost", "failed"].index(outcome)
 
 
 def test_a_tally_of_many_names_a_few_and_says_that_there_are_more():
