@@ -173,6 +173,38 @@ def test_list_head_and_load_give_one_object_one_hint(storage, s3, folder, multip
     assert storage.head(uri).hint != listed.hint
 
 
+@pytest.mark.parametrize("spelled", ["as S3 does", "with a prefix"])
+def test_a_listing_is_read_however_it_is_spelled(folder, spelled):
+    """Ours reads what every S3 known sends; anything else is botocore's to read."""
+    storage, name = Storage(), f"{folder}/a&b <ü> 1+1 %41.png"
+    storage.put(name, b"12345")
+
+    def spell(response_dict, **_):
+        body = response_dict["body"].replace(b" xmlns=", b" xmlns:x='x' xmlns=")
+        response_dict["body"] = body.replace(b"<Contents>", b"<x:Contents>").replace(b"</Contents>", b"</x:Contents>")
+
+    if spelled == "with a prefix":
+        storage.client.meta.events.register_first("before-parse.*.ListObjectsV2", spell)
+    (listed,) = storage.list(f"{folder}/")
+    assert listed == storage.head(name)
+    assert list(storage.list_uris(f"{folder}/")) == [name]
+
+
+def test_a_listing_that_is_cut_off_is_asked_for_again(folder):
+    storage = Storage()
+    names = [f"{folder}/{number}" for number in range(3)]
+    for name in names:
+        storage.put(name, b"1")
+    cuts = iter([-1, 700])
+
+    def cut(response_dict, **_):
+        response_dict["body"] = response_dict["body"][: next(cuts, None)]
+
+    storage.client.meta.events.register_first("before-parse.*.ListObjectsV2", cut)
+    assert list(storage.list_uris(f"{folder}/")) == names
+    assert next(cuts, None) is None
+
+
 def test_listing_and_deleting_go_beyond_the_first_thousand(storage, folder):
     names = [f"{folder}/{number:05}" for number in range(1100)]
     with ThreadPoolExecutor(8) as pool:

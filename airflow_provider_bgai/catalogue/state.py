@@ -6,7 +6,6 @@ Publishing writes it, and the next plan says with it what has changed (source, p
 from __future__ import annotations
 
 import gzip
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 
@@ -53,9 +52,9 @@ def read_state(storage: Storage, destination: str, skus: Iterable[str] | None = 
         file.seek(0)
         with gzip.open(file, "rb") as lines:
             for line in lines:
-                fields = json.loads(line)
-                if wanted is None or fields["sku"] in wanted:
-                    yield SkuState.model_validate(fields)
+                state = SkuState.model_validate_json(line)
+                if wanted is None or state.sku in wanted:
+                    yield state
 
 
 def write_state(storage: Storage, destination: str, states: Iterable[SkuState]) -> None:

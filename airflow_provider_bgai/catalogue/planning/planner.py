@@ -184,18 +184,17 @@ class _Planner:
         for sku, image in rows.images():
             if self._selected(sku):
                 self.images.expect(image)
+        published = list(self._published())
+        images = self.pool.submit(self.images.survey)  # meanwhile, as both wait for S3
         if isinstance(self.only, str):
             self.tried.survey()
-            self.tried.check_published(self._published())
-        else:
-            for _ in self._published():
-                pass
-        self.images.survey()
+            self.tried.check_published(published)
+        images.result()
 
     def _selected(self, sku: str) -> bool:
         return isinstance(self.only, str) or sku in self.only
 
-    def _published(self) -> Iterator[str]:
+    def _published(self) -> Iterator[bytes]:
         """The fingerprints of what is published; notes what else is known of it."""
         finishes = any(self.finishing.values())
         for state in read_state(self.storage, self.ledger.layout.root):
@@ -204,7 +203,7 @@ class _Planner:
             if finishes:
                 self.finished[state.sku] = (bytes.fromhex(state.fingerprint), sys.intern(state.finishing))
             if state.fingerprint:
-                yield state.fingerprint
+                yield bytes.fromhex(state.fingerprint)
 
     # Second pass: what each product wants, and whether it is landed
 

@@ -5,7 +5,7 @@ what was tried. Records are read only of what was tried and has not landed: few,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -54,16 +54,13 @@ class Tried:
                 f"planned, or they would be bought again. End that, and restore: bgai-ledger restore {layout.root}"
             )
 
-    def check_published(self, fingerprints: Iterable[str]) -> None:
+    def check_published(self, fingerprints: Sequence[bytes]) -> None:
         """Refuse a catalogue whose published pictures are gone in masses.
 
         :raises InvalidRequestError: in words.
         """
-        known = self.known or {}
-        total = gone = 0
-        for fingerprint in fingerprints:
-            total += 1
-            gone += not known.get(bytes.fromhex(fingerprint), 0) & _SOME
+        known, total = self.known or {}, len(fingerprints)
+        gone = sum(not known.get(fingerprint, 0) & _SOME for fingerprint in fingerprints)
         if gone >= GONE_AT_LEAST and gone > GONE * total:
             layout = self.ledger.layout
             raise InvalidRequestError(
