@@ -1,4 +1,4 @@
-# What a newcomer types: `make demo`, `make ui`, `make test`. Everything lands in .venv, .venv-2.11, dist and .demo.
+# What a newcomer types: `make demo`, `make ui`, `make test`. Everything lands in .venv, .venv-2.11, dist, .demo and .site.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ BIN_211 := .venv-2.11/bin
 AIRFLOW := apache-airflow==3.3.2
 AIRFLOW_211 := apache-airflow==2.11.2
 
-.PHONY: help demo ui test test-2.11 lint format bench chaos constraints clean
+.PHONY: help demo ui test test-2.11 lint docs format bench chaos constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make ui         the same, and Airflow stays up until Ctrl-C'
 	@echo 'make test       all tests; make test-2.11: the smoke test on Airflow 2.11'
 	@echo 'make lint       ruff and mypy; make format: let ruff rewrite'
+	@echo 'make docs       the documentation as a site in .site/; a link that leads nowhere is an error'
 	@echo 'make bench      memory, time and accuracy: a thousand waiting tasks, a 50 MB picture, 100,000 planned,'
 	@echo '                1,000 generated, against the mapped recipe; altered products caught. Wants a quiet machine'
 	@echo 'make chaos      1,000 pictures through faults of every kind, workers ended 50 times; blocking and deferrable'
@@ -37,6 +38,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Read anew each time: Sphinx says nothing twice of a page that has not changed.
+docs: .venv/ready
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning . .site
 
 format: .venv/ready
 	$(BIN)/ruff format .
@@ -79,4 +84,4 @@ constraints: .venv/ready
 	printf '%s\n' '$(AIRFLOW_211)' | $(COMPILE) --output-file constraints-2.11.txt
 
 clean:
-	rm -rf .venv .venv-2.11 .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-2.11 .demo .site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
