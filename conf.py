@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 NAVIGATION = {
-    "Begin": ("docs/connections", "docs/sandbox"),
-    "Every night": ("docs/nightly", "docs/pictures", "docs/renditions", "docs/labels", "docs/money"),
+    "Begin": ("docs/quickstart", "docs/connections", "docs/sandbox"),
+    "Vendors": tuple(f"docs/vendors/{name}" for name in ("picwish", "photoroom", "imagine", "katalis", "gptge")),
+    "Every night": ("docs/nightly", "docs/pictures", "docs/renditions", "docs/labels", "docs/review", "docs/money"),
+    "In production": ("docs/operating", "docs/troubleshooting", "docs/security"),
     "Behind it": ("docs/architecture", "docs/new-vendor", "CONTRIBUTING", "CHANGELOG"),
 }
 

@@ -1,32 +1,139 @@
-"""What the documents quote is what there is. Their links are checked where the site is built: `make docs`."""
+"""What the documents quote is what there is: every block of code in them is run, from the page itself.
+
+Their links are checked where the site is built: ``make docs``. The blocks of ``docs/new-vendor.md``, the files of one
+package, are run by ``test_new_vendor.py``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import json
 import re
+import runpy
+import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from airflow_provider_bgai.catalogue import cli
+from airflow_provider_bgai.catalogue.recipe import load_recipe
+from airflow_provider_bgai.exceptions import BY_REASON
+from airflow_provider_bgai.get_provider_info import ROWS
+from airflow_provider_bgai.sandbox import cli as sandbox_cli
+
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+PACKAGE = ROOT / "airflow_provider_bgai"
+ELSEWHERE = {"README.md", "docs/new-vendor.md"}
+"""Pages whose blocks have tests of their own."""
 
 
-def python_of(document: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+def blocks(page: Path, *languages: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for language, text in found if language in languages]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_python_compiles(document):
-    for code in python_of(document):
-        ast.parse(code)
+def all_blocks(*languages: str) -> list:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    names = {page: str(page.relative_to(ROOT)) for page in sorted(pages)}
+    return [
+        pytest.param(text, id=f"{name}-{number}")
+        for page, name in names.items()
+        if name not in ELSEWHERE
+        for number, text in enumerate(blocks(page, *languages))
+    ]
+
+
+def test_no_block_is_left_out():
+    """Of text, such as a tree of files, nothing can be run."""
+    named = {"python", "yaml", "sh", "text"}
+    count = sum(page.read_text().count("\n```") for page in ROOT.glob("docs/**/*.md") if page.name != "new-vendor.md")
+    assert count == 2 * len([each for each in all_blocks(*named) if each.id.startswith("docs/")])
+
+
+@pytest.mark.parametrize("code", all_blocks("python"))
+def test_python_runs_as_pasted(code, tmp_path, monkeypatch, product):
+    (tmp_path / "picture.png").write_bytes(product)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "<page>", "exec"), names)
+    for name, function in names.items():
+        if name.startswith("test_"):
+            function(monkeypatch)
+
+
+@pytest.mark.parametrize("text", all_blocks("yaml"))
+def test_a_recipe_is_one(text, storage):
+    assert load_recipe(text, storage).prompt
+
+
+@pytest.mark.parametrize("text", all_blocks("sh"))
+def test_a_command_is_understood(text):
+    for line in text.replace(",\n", ",").splitlines():
+        understand(*shlex.split(line, comments=True))
+
+
+def understand(*words: str) -> None:
+    match words:
+        case ["make", target]:
+            assert re.search(f"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["bgai-ledger", *arguments]:
+            parse(cli._parser(), arguments)
+        case ["bgai-sandbox", *arguments]:
+            parse(sandbox_cli._parser(), arguments)
+        case ["airflow", *arguments]:
+            from airflow.cli.cli_parser import get_parser
+
+            parse(get_parser(), arguments)
+        case ["python", "-m", module, *_]:
+            assert find_spec(module)
+        case ["pip", "install", "." | "airflow-provider-bgai[sandbox]"] | [".ci/run"] | ["exiftool", *_]:
+            pass
+        case ["export", assignment] | [assignment]:
+            name, _, value = assignment.partition("=")
+            assert name.startswith("AIRFLOW_CONN_")
+            assert json.loads(value)["conn_type"] in [row.conn_type for row in ROWS]
+        case _:
+            pytest.fail(f"nobody knows what this does: {words}")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    parser.parse_args(arguments)  # which exits where they are wrong
+
+
+def messages() -> set[str]:
+    """All texts of the package, with `…` for what is filled in."""
+    found = {f"Not retried ({reason})" for reason in BY_REASON}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return found
+
+
+def test_each_message_that_is_explained_is_one_of_ours():
+    page, known = (ROOT / "docs" / "troubleshooting.md").read_text(), messages()
+    quoted = [text for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for text in re.findall("`(.*?)`", cell)]
+    assert len(quoted) > 60
+    assert [text for text in quoted if not any(text.strip("… ") in message for message in known)] == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_tables_of_a_vendor_s_page_are_what_its_hook_states(row):
+    drawing = runpy.run_path(str(ROOT / "docs" / "draw_vendors.py"))
+    page = drawing["page_of"](row).read_text()
+    assert drawing["draw"](row) in page
+    assert page == drawing["drawn"](row)
 
 
 def test_the_dags_of_the_readme_load_as_pasted(airflow_db, tmp_path):
     pytest.importorskip("airflow.sdk")  # Airflow 3
     from airflow.dag_processing.dagbag import DagBag
 
-    (tmp_path / "readme.py").write_text("".join(python_of(ROOT / "README.md")))
+    (tmp_path / "readme.py").write_text("".join(blocks(ROOT / "README.md", "python")))
     bag = DagBag(tmp_path)
     assert bag.import_errors == {}
     assert {name: dag.task_ids for name, dag in bag.dags.items()} == {
