@@ -1,12 +1,14 @@
-"""Draws the rooms of the package and what each of them imports: ``python docs/draw_house.py`` writes ``house.svg``.
+"""Draws the rooms of the package and what each of them imports: ``python docs/draw_house.py`` writes ``house.svg``, and
+the list of files in ``architecture.md``.
 
-Nothing in the picture is written by hand: rooms are the folders and files at the top of the package, their sentences
-are the first of their docstrings, and a room lies below all that import it. A test compares picture and imports.
+Nothing in them is written by hand: rooms are the folders and files at the top of the package, their sentences
+are the first of their docstrings, and a room lies below all that import it. A test compares both with the package.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,6 +18,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "airflow_provider_bgai"
 PICTURE = Path(__file__).with_name("house.svg")
+PAGE = Path(__file__).with_name("architecture.md")
+BEGIN, END = "<!-- drawn by docs/draw_house.py -->", "<!-- end of what is drawn -->"
 LEFT_OUT = {"__init__", "exceptions", "sandbox", "get_provider_info"}
 """Everybody imports the exceptions and may ask for the list of vendors, and nobody the sandbox."""
 
@@ -67,8 +71,35 @@ def sentence(room: str) -> str:
     """The first sentence of a room's docstring."""
     path = _source(room)
     assert path is not None
+    return first_sentence(path).replace("`", "")
+
+
+def first_sentence(path: Path) -> str:
+    """What a file says of itself first."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
-    return text.replace("`", "").partition(". ")[0].rstrip(".")
+    return text.partition(". ")[0].rstrip(".")
+
+
+def files() -> str:
+    """Every file and its first sentence, by folder."""
+    tables = []
+    for folder in sorted({path.parent for path in PACKAGE.rglob("*.py")}):
+        rows = [(path.name, first_sentence(path)) for path in sorted(folder.glob("*.py"))]
+        said = [f"| `{name}` | {_as_markdown(text)} |" for name, text in rows if not name.startswith("__")]
+        if said:
+            name = folder.relative_to(PACKAGE.parent)
+            tables.append("\n".join([f"| `{name}/` | {dict(rows).get('__init__.py', '')} |", "|---|---|", *said]))
+    return "\n\n".join(tables)
+
+
+def _as_markdown(text: str) -> str:
+    text = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"`\1`", text)
+    return re.sub("`+", "`", text).replace("*", r"\*")
+
+
+def listed() -> str:
+    """The page with its list drawn anew."""
+    return re.sub(f"(?<={BEGIN}\n).*?(?={END})", lambda _: f"\n{files()}\n\n", PAGE.read_text(), flags=re.DOTALL)
 
 
 def draw() -> str:
@@ -108,3 +139,4 @@ def draw() -> str:
 
 if __name__ == "__main__":
     PICTURE.write_text(draw())
+    PAGE.write_text(listed())

@@ -121,6 +121,14 @@ def test_each_message_that_is_explained_is_one_of_ours():
     assert [text for text in quoted if not any(text.strip("… ") in message for message in known)] == []
 
 
+def test_each_file_that_is_named_exists():
+    folders = ("airflow_provider_bgai", "demo", "docs", "example_dags", "tests")
+    paths = [f"/{path.relative_to(ROOT)}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    pages = [page for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if page.name != "new-vendor.md"]
+    named = {name for page in pages for name in re.findall(r"`([\w./-]+\.py)`", page.read_text())}
+    assert {name for name in named if not any(path.endswith(f"/{name}") for path in paths)} == set()
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_tables_of_a_vendor_s_page_are_what_its_hook_states(row):
     drawing = runpy.run_path(str(ROOT / "docs" / "draw_vendors.py"))

@@ -67,11 +67,12 @@ def test_a_vendor_is_named_in_its_own_files_and_in_its_row_alone():
     assert elsewhere == {PACKAGE / "get_provider_info.py"}
 
 
-def test_the_picture_of_the_house_is_what_the_imports_say_and_no_arrow_goes_back_up():
+def test_picture_and_list_of_the_house_are_what_the_package_says_and_no_arrow_goes_back_up():
     import runpy
 
     house = runpy.run_path(str(ROOT / "docs" / "draw_house.py"))
     assert (ROOT / "docs" / "house.svg").read_text() == house["draw"]()
+    assert house["PAGE"].read_text() == house["listed"]()
     floors = house["floors"](house["imports"]())
     at = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
     order = ["task_groups", "operators", "catalogue", "buying", "hooks", "storage", "layout"]
