@@ -21,7 +21,7 @@ include_patterns = ["*.md", "docs/**.md"]
 root_doc = "README"
 myst_heading_anchors = 4
 html_theme = "furo"  # which loads nothing from elsewhere
-html_show_sourcelink = html_copy_source = False
+html_show_sourcelink = html_copy_source = html_show_copyright = False
 
 
 def navigation(app: Any, page: str, source: list[str]) -> None:
