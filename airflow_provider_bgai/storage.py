@@ -111,12 +111,19 @@ class Storage:
     @cached_property
     def hook(self) -> S3Hook:
         """The Amazon provider's hook."""
-        return _open_hook(self.aws_conn_id)
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        return S3Hook(aws_conn_id=self.aws_conn_id)
 
     @cached_property
     def client(self) -> Any:
         """The boto3 client. Looks the connection up, so touch it once before an event loop starts."""
-        client = self.hook.get_conn()
+        from botocore.config import Config
+
+        # As many connections as there are threads that use them; the connection's own settings stay.
+        configured = self.hook.conn_config.botocore_config or Config()
+        config = configured.merge(Config(max_pool_connections=THREADS))
+        client = self.hook.get_client_type(self.hook.region_name, config)
         # Under this name it comes before botocore's own look at each answer, which parses it as a whole.
         client.meta.events.register("before-parse.*.ListObjectsV2", _read_listing, unique_id="bgai-read-listing")
         client.meta.events.register("after-call.s3", self._read_clock)
@@ -342,15 +349,6 @@ def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     return (*others, Boto3Error, BotoCoreError, ClientError)
-
-
-def _open_hook(aws_conn_id: str | None) -> S3Hook:
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from botocore.config import Config
-
-    configured = S3Hook(aws_conn_id=aws_conn_id).conn_config.botocore_config or Config()
-    # As many connections as there are threads that use them; the connection's own settings stay.
-    return S3Hook(aws_conn_id=aws_conn_id, config=configured.merge(Config(max_pool_connections=THREADS)))
 
 
 def _check_arguments(client: Any, extra_args: Mapping[str, Any]) -> None:

@@ -120,6 +120,7 @@ class Buyer:
                 return await self._buy(purchase)
             except LostRaceError:
                 log.debug("Not new after all: %s", purchase.fingerprint)
+        waiting = False
         while True:
             call, last = await in_thread(self._look, purchase)
             decision = decide(last, self._asks(purchase, call), await store_time(self.storage))
@@ -133,11 +134,15 @@ class Buyer:
                 if decision.action == "buy":
                     purchase.number, purchase.before = decision.number, call.in_vain if call else 0
                     if decision.ends:
-                        log.warning("Buying again a picture whose outcome was unknown: %s", call and call.what)
+                        what = (purchase.wish.sku, call and call.what)
+                        log.warning("%s: buying again a picture whose outcome was unknown: %s", *what)
                     return await self._buy(purchase)
                 assert last is not None
                 if decision.action == "wait":
-                    log.info("Another process may be just buying this picture; waiting for it: %s", call and call.what)
+                    if not waiting:
+                        what = (purchase.wish.sku, call and call.what)
+                        log.info("%s: another process may be just buying this picture; waiting for it: %s", *what)
+                    waiting = True
                     await asyncio.sleep(2.0)
                     continue
                 if call is None:
@@ -146,7 +151,7 @@ class Buyer:
                         "is no licence to buy. Restore it from a version of the bucket, or ask for it by another epoch"
                     )
                 if decision.action == "take":
-                    log.info("Its answer was delivered before: %s", call.what)
+                    log.info("%s: its answer was delivered before: %s", purchase.wish.sku, call.what)
                     call = await in_thread(self._take, call)
                     if call.state == "answered":
                         return call
@@ -219,7 +224,8 @@ class Buyer:
     async def _buy(self, purchase: Purchase) -> Call:
         """Call after call, until one is answered. ``purchase.number`` is the first to be used."""
         problem: BgaiError | None = None
-        for hook in purchase.able:
+        sku = purchase.wish.sku
+        for place, hook in enumerate(purchase.able, start=1):
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     return await self._call(purchase, hook)
@@ -227,14 +233,15 @@ class Buyer:
                     problem, pause = error, error.retry_after or 0.5 * 2**attempt
                     if not isinstance(error, _AGAIN) or attempt == ATTEMPTS or pause > MAX_RETRY_AFTER:
                         break
-                    log.info("%s: %s. Trying again", hook.conn_id, error)
+                    log.info("%s: %s: %s. Trying again", sku, hook.conn_id, error)
                     await asyncio.sleep(pause)
                 except UnknownOutcomeError:
                     if purchase.wish.on_unknown_outcome != "resubmit" or purchase.unanswered:
                         raise
                     purchase.unanswered = purchase.number
                     raise LostRaceError("Its answer is lost: decide again") from None
-            log.warning("%s did not take the request (%s): %s", hook.conn_id, problem and problem.reason, problem)
+            if place < len(purchase.able):  # what the last one says, the product's own line says
+                log.info("%s: %s does not make it, asking the next: %s", sku, hook.conn_id, problem)
         assert problem is not None
         raise problem
 

@@ -127,7 +127,7 @@ class Collector:
                 landing = await self._land(hook, generation, call, source)
                 ended = await self._landed(call, generation, landing)
             except BgaiError as error:
-                problem = error
+                problem, error.task_id = error, error.task_id or call.task_id
                 ended_by_error = await self._end(call, error, vendors_word)
                 if ended_by_error is None:
                     came = "vain" if fetching or error.reason == "store" else None

@@ -202,7 +202,9 @@ class Payment:
 
     def _doubt(self, call: Call, error: Exception) -> Exception:
         return UnknownOutcomeError(
-            f"{error}. {call.what} is kept, and may or may not have been charged", vendor=call.vendor
+            f"{error}. {call.what} is kept, and may or may not have been charged. Look at the vendor's bill; to let it "
+            f"be bought again: bgai-ledger release {self.ledger.layout.root} {call.fingerprint}",
+            vendor=call.vendor,
         )
 
     async def _keep(self, call: Call, generation: Generation) -> Call:
@@ -215,7 +217,7 @@ class Payment:
             "placement": generation.placement,
         }
         if generation.task_id:
-            log.info("Answered by %s: task %s", call.conn_id, generation.task_id)
+            log.info("%s: %s makes it as task %s", call.sku, call.conn_id, generation.task_id)
         elif generation.answer is not None:
             known["incoming"] = True
         else:

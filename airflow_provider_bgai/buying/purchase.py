@@ -96,9 +96,9 @@ class Purchase:
             except (RefusedSourceError, NotAPictureError) as error:
                 raise InvalidRequestError(f"image={shown!r}: {error}", vendor=hook.vendor) from None
             for warning in prepared.warnings:
-                log.warning("image=%r: %s", shown, warning)
+                log.warning("%s: image=%r: %s", self.wish.sku, shown, warning)
             if prepared.notes:
-                log.info("image=%r for %s: %s", shown, hook.conn_id, "; ".join(prepared.notes))
+                log.info("%s: image=%r for %s: %s", self.wish.sku, shown, hook.conn_id, "; ".join(prepared.notes))
             self.prepared[hook.source] = prepared
         prepared = self.prepared[hook.source]
         wish = self.wish

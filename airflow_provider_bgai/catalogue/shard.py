@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -95,12 +95,14 @@ class Progress:
 
     :ivar results: of what has ended.
     :ivar pending: calls that are paid and not collected yet, each with the problem it had last.
+    :ivar doubts: calls of this run that were not answered.
     :ivar later: those that can begin in the next pass only.
     :ivar troubles: what S3 refuses although it is paid for: the task must be retried.
     """
 
     results: dict[int, list[Result]] = field(default_factory=dict)
     pending: dict[int, tuple[Call, BgaiError | None]] = field(default_factory=dict)
+    doubts: dict[int, Call] = field(default_factory=dict)
     later: list[int] = field(default_factory=list)
     troubles: list[StoreError] = field(default_factory=list)
 
@@ -108,6 +110,11 @@ class Progress:
     def landed(self) -> dict[int, list[Result]]:
         """The results with pictures, for the next pass."""
         return {place: found for place, found in self.results.items() if all(it.images for it in found)}
+
+    @property
+    def perhaps(self) -> list[Call]:
+        """The calls that have not ended."""
+        return [*(call for call, _ in self.pending.values()), *self.doubts.values()]
 
     @property
     def begun(self) -> dict[int, Begun]:
@@ -136,7 +143,8 @@ async def generate(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots = asyncio.Semaphore(shard.in_flight)
     progress = Progress(results=dict(landed or {}), later=list(later))
-    telling = asyncio.create_task(_tell(shard, progress, len(wanted)))
+    tell = partial(_tell, shard, progress, len(wanted), time.monotonic(), len(progress.results))
+    telling = asyncio.create_task(_now_and_then(tell))
     under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
@@ -161,18 +169,24 @@ async def generate(
                 break
     finally:
         telling.cancel()
+    if len(progress.results) < len(wanted):
+        tell()  # the pass ends here, and whoever waits for the rest knows what it came to
     return progress
 
 
-async def _tell(shard: Shard, progress: Progress, total: int) -> None:
-    """Say now and then how far the shard is."""
-    began, before = time.monotonic(), len(progress.results)
+async def _now_and_then(tell: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(TELL_EVERY)
-        ended, paid = len(progress.results), cost_report(shard.buyer.ended).total.paid
-        each = (time.monotonic() - began) / (ended - before) if ended > before else None
-        results = (it for found in progress.results.values() for it in found)
-        log.info("%s", of_progress(results, left=total - ended, each=each, paid=paid))
+        tell()
+
+
+def _tell(shard: Shard, progress: Progress, total: int, began: float, before: int) -> None:
+    """Say how far the shard is."""
+    ended = len(progress.results)
+    each = (time.monotonic() - began) / (ended - before) if ended > before else None
+    results = (it for found in progress.results.values() for it in found)
+    costs = cost_report([*shard.buyer.ended, *progress.perhaps]).total
+    log.info("%s", of_progress(results, left=total - ended, each=each, costs=costs))
 
 
 def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> list[Result]:
@@ -313,7 +327,10 @@ class _Walk:
                 log.log(logging.INFO if result.outcome == "bought" else logging.WARNING, "%s", of_result(result))
 
     def _report(self, error: BgaiError) -> None:
-        self._end(error_results(self.item, error, call=self.call, run=self.shard.buyer.run, source=self.source))
+        run = self.shard.buyer.run
+        if self.call is not None and self.call.run == run and self.call.state == "sent":
+            self.progress.doubts[self.place] = self.call
+        self._end(error_results(self.item, error, call=self.call, run=run, source=self.source))
 
     async def _unexpected(self, purchase: Purchase | None, error: Exception) -> None:
         """Something nobody foresaw: what it may have cost stands in the wish's last call."""

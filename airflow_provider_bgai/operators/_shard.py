@@ -156,14 +156,15 @@ class ShardTask:
         results = give_up(self.wanted, progress, self.plan.run)
         uri, body = run_of(self.uri).results_of(self.uri), dump_lines(results)
         ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
-        calls = {call.call_id: call for call, _ in progress.pending.values()}
+        calls = {call.call_id: call for call in progress.perhaps}
         calls |= {call.call_id: call for call in read_books(ledger, since=self.plan.created_at)}
         calls |= {call.call_id: call for call in ended}
         total = cost_report(call for call in calls.values() if call.owner == self.owner).total
         tally = Tally()
         tally.add(results)
+        told = tally.told(ledger.layout.root)
         log.info(
-            "Shard %s of run %s has ended:\n%s\n%s\nresults: %s", self.name, self.plan.run, tally, of_costs(total), uri
+            "Shard %s of run %s has ended:\n%s\n%s\nresults: %s", self.name, self.plan.run, told, of_costs(total), uri
         )
         return {
             "shard": self.uri,

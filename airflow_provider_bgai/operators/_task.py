@@ -49,11 +49,13 @@ def fail(error: BgaiError) -> NoReturn:
 
     The message says what is wrong and what would be right, so it ends the log; where it came from is logged at DEBUG.
     """
+    from airflow_provider_bgai.catalogue.report.story import of_error
+
     log.debug("What failed, and where", exc_info=error)
     if isinstance(error, _RETRYABLE) or error.reason == "budget":
-        raise AirflowException(str(error)) from None
+        raise AirflowException(of_error(error)) from None
     kind = "Unknown outcome" if isinstance(error, UnknownOutcomeError) else f"Not retried ({error.reason})"
-    raise AirflowFailException(f"{kind}: {error}") from None
+    raise AirflowFailException(f"{kind}: {of_error(error)}") from None
 
 
 def tries_left(context: Context) -> bool:
@@ -171,7 +173,6 @@ def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget 
     :raises BgaiError: what became of it, if its pictures have not landed.
     """
     from airflow_provider_bgai.buying.buyer import Buyer
-    from airflow_provider_bgai.buying.record import error_of
 
     accounts = Accounts(ledger.storage, staging=ledger.layout.staged)
 
@@ -181,11 +182,21 @@ def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget 
             ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
         finally:
             await wind_up(buyer, purse)
-        if (error := error_of(ended)) is not None:
-            raise error
+        insist_on_pictures(ledger, ended)
         return ended
 
     return asyncio.run(work())
+
+
+def insist_on_pictures(ledger: Ledger, call: Call) -> None:
+    """:raises BgaiError: what became of an ended call whose pictures have not landed, and at what price."""
+    from airflow_provider_bgai.buying.decisions import refusal
+    from airflow_provider_bgai.buying.record import error_of
+
+    told = call.model_copy(update={"error": f"{call.what}: {call.error}"})
+    error = refusal(ledger, told, held=False, until=None) if call.state == "quarantined" else error_of(told)
+    if error is not None:
+        raise error
 
 
 def place(ledger: Ledger, call: Call, destination: str) -> list[dict[str, Any]]:
@@ -206,7 +217,8 @@ class TaskResult(BaseModel):
 
     :param call: the URI of the call's record; None for a picture that is in no ledger.
     :param images: uri, bytes, sha256, width, height, content_type, and the verdict where there is one.
-    :param cost: what this run's calls for it cost in all; None: an unknown price stays unknown.
+    :param cost: what this run's calls for it cost in all; None: an unknown price stays unknown. ``price``: of the one
+        call that made it, whoever sent it.
     :param seconds: from the payment to the landed picture; None as long as it has not landed.
     :param reused: whether it had landed before.
     :param unknown_outcomes: calls of this run that nobody knows to be charged or not.
@@ -223,6 +235,7 @@ class TaskResult(BaseModel):
     seed: int | None = None
     model: str | None = None
     cost: float | None = None
+    price: float | None = None
     currency: str
     seconds: float | None = None
     reused: bool = False
@@ -251,6 +264,7 @@ class TaskResult(BaseModel):
             seed=call.seed,
             model=call.model,
             cost=None if cost is None else float(cost),
+            price=None if call.price is None else float(call.price),
             currency=call.currency,
             seconds=None if call.ended_at is None else round(call.ended_at - call.sent_at, 1),
             reused=reused,
@@ -272,19 +286,28 @@ class TaskResult(BaseModel):
         """For the log: who, at what price, where, and whether it shows the product."""
         from airflow_provider_bgai.catalogue.report.story import of_verdicts
 
-        price = "an unknown price" if self.cost is None else f"{self.cost:g} {self.currency}"
+        price = "an unknown price" if self.price is None else f"{self.price:g} {self.currency}"
         if self.state == "pending":
-            return f"Sent to {self.conn_id} for {price} as task {self.task_id}, which is on record and not landed yet"
+            return (
+                f"Sent to {self.conn_id} for {price} as task {self.task_id}, which is on record and not landed yet: "
+                "LandBackgroundOperator fetches it, or this task when it runs again\n"
+                f"record: {self.call}"
+            )
         how = "Found landed already" if self.reused else f"Landed from {self.conn_id}"
         if self.seconds is not None and not self.reused:
             how += f" after {self.seconds:g} s"
-        lines = [f"{how}; this run paid {price}"]
+        if self.cost == 0:
+            paid = f"this task paid nothing, the call cost {price}"
+        else:
+            paid = f"this run paid {price if self.cost is None else f'{self.cost:g} {self.currency}'}"
+        lines = [f"{how}; {paid}"]
         for image in self.images:
             verdict = image.get("fidelity")
             shows = of_verdicts([verdict and verdict["faithful"]])
             size = f"{image['width']} x {image['height']} px, {image['bytes'] / 1000:,.0f} kB"
             lines.append(f"{image['uri']}: {size}, {shows}")
-        return "\n".join([*lines, *self.warnings])
+        record = [f"record: {self.call}"] if self.call else []
+        return "\n".join([*lines, *self.warnings, *record])
 
     def told(self) -> dict[str, Any]:
         """As it goes to XCom."""

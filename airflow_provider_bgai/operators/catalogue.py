@@ -238,6 +238,8 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
     ) -> dict[str, Any]:
         import asyncio
 
+        from airflow_provider_bgai.catalogue.report.costs import cost_report, money_of
+
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             task = ShardTask.read(self.shard, storage)
@@ -295,9 +297,10 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
             )
         if progress.pending and tries_left(context):
             call, problem = next(iter(progress.pending.values()))
+            paid = money_of(cost_report(it for it, _ in progress.pending.values()).total.perhaps)
             raise AirflowException(
-                f"{len(progress.pending)} picture(s) are paid for and not there yet. A retry collects them before "
-                f"their links die: {call.what}: {problem}"
+                f"{len(progress.pending)} picture(s) are paid for ({paid}) and not there yet. A retry collects them "
+                f"before their links die: {call.what}: {problem}"
             )
         report = task.write(progress, ended)
         if progress.troubles:

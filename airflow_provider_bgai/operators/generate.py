@@ -17,6 +17,7 @@ from airflow_provider_bgai.operators._task import (
     TaskResult,
     collect,
     fail,
+    insist_on_pictures,
     open_storage,
     place,
     read_call,
@@ -57,7 +58,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
 
     The result (XCom) is a small :class:`~airflow_provider_bgai.operators._task.TaskResult`: state, vendor, conn_id,
     task_id, call (the record's URI), images (uri, bytes, sha256, width, height, content_type), seed, model, cost (of
-    all calls that this run sent for it), currency, seconds, reused, unknown_outcomes, warnings.
+    all calls that this run sent for it), price (of the call), currency, seconds, reused, unknown_outcomes, warnings.
 
     :param conn_id: the vendor's connection, or several in order of preference: the next one serves where one
         refuses, fails or is out of quota; never after an unknown outcome.
@@ -212,7 +213,6 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         """Buy or find the picture, and land it unless somebody else waits for it; whether it was there before."""
         from airflow_provider_bgai.buying.buyer import Buyer
         from airflow_provider_bgai.buying.purchase import Wish
-        from airflow_provider_bgai.buying.record import error_of
 
         purse = self._purse(ledger, run)
         buyer = Buyer(accounts.hooks, ledger, run=run, owner=run, purse=purse, account=accounts)
@@ -230,8 +230,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
             if call.state == "answered" and (call.task_id is None or self._waits_here()):
                 policy = PollPolicy(interval=self.poll_interval)
                 call = await buyer.collect(call, timeout=self.timeout, source=purchase.source.data, policy=policy)
-            if (error := error_of(call)) is not None:
-                raise error
+            insist_on_pictures(ledger, call)
             return call, reused
         finally:
             await wind_up(buyer, purse, settle_others_after=ABANDONED)

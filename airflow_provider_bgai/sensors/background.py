@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.models import Generation
 
 
+PAYS_NOTHING = "Waiting pays nothing; LandBackgroundOperator, or the task that bought it, fetches what was paid for"
+
+
 class BackgroundTaskSensor(Shown, BaseSensorOperator):
     """Wait until one task, or all of many, have ended at the vendor. Fails if one of them failed.
 
@@ -96,15 +99,15 @@ class BackgroundTaskSensor(Shown, BaseSensorOperator):
             fail(error)
         problems = "; ".join(f"{task_id} {text}".strip() for task_id, text in came.problems.items())
         if came.failed:
-            self._fail(f"{came.failed} task(s) failed: {problems}")
+            self._fail(f"{came.failed} task(s) failed: {problems}. {PAYS_NOTHING}")
         if came.action == "error":
             self._fail(problems)
         if came.action != "done":
-            message = f"{came.pending} task(s) still pending after {self.timeout} s. {problems}"
+            message = f"{came.pending} task(s) still pending after {self.timeout} s. {problems}. {PAYS_NOTHING}"
             if self.soft_fail:
                 raise AirflowSkipException(message)
             raise AirflowSensorTimeout(message)
-        self.log.info("All %d task(s) have succeeded", came.succeeded)
+        self._tell_success()
         return {"succeeded": came.succeeded}
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
@@ -121,12 +124,17 @@ class BackgroundTaskSensor(Shown, BaseSensorOperator):
             fail(error)
         failed = [f"{name} {it.error}" for name, it in self._ended.items() if it.state == "failed"]
         if failed:
-            self._fail(f"{len(failed)} task(s) failed: {'; '.join(failed[:MAX_PROBLEMS])}")
+            self._fail(f"{len(failed)} task(s) failed: {'; '.join(failed[:MAX_PROBLEMS])}. {PAYS_NOTHING}")
         if len(self._ended) < len(task_ids):
             self.log.info("%d of %d task(s) have ended", len(self._ended), len(task_ids))
             return False
-        self.log.info("All %d task(s) have succeeded", len(task_ids))
+        self._tell_success()
         return PokeReturnValue(is_done=True, xcom_value={"succeeded": len(task_ids)})
+
+    def _tell_success(self) -> None:
+        task_ids = self._task_ids()
+        told = (len(task_ids), self.conn_id, ", ".join(task_ids[:MAX_PROBLEMS]), PAYS_NOTHING)
+        self.log.info("All %d task(s) of %s have succeeded: %s. %s", *told)
 
     def _poll(self, task_ids: list[str]) -> None:
         """Ask once for every task that has not ended, with one client for all pokes."""

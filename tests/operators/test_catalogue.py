@@ -108,21 +108,6 @@ def test_a_wrong_row_is_reported_and_stops_no_other(night, catalogue, box, s3, s
     assert names(s3, shop) == [f"SKU-{number}.png" for number in range(4)]
 
 
-def test_the_logs_tell_what_was_planned_bought_refused_and_published(night, catalogue, box, capfd, caplog):
-    caplog.set_level("INFO")
-    box.fault("picwish", "state_-7", times=1, on="submit")
-    night(**catalogue(3, extra_rows="SKU-9,nothing.png,Gone,toys\r\n"), max_failure_ratio=0.9)
-    log = capfd.readouterr().out + caplog.text  # what operators say, and what the rooms below them say
-    assert "Planned, and nothing bought yet:" in log
-    assert "to buy: 3 call(s), 3 picture(s), for 0.09 USD at most" in log
-    assert "refused: SKU-9: " in log
-    assert {f"SKU-{n}: bought from picwish_default for 0.03 USD in " in log for n in range(3)} == {True, False}
-    assert ": refused, nothing paid: the image file is invalid" in log
-    assert "paid: 0.06 USD for 2 picture(s)" in log
-    assert "What became of the products of run " in log
-    assert "/report.html" in log
-
-
 def test_a_wrong_recipe_fails_before_anything_is_spent(night, catalogue, box):
     done = night(**catalogue(2, recipe="version: 1\nprompt: '{{ title'\n"))
     assert done["state"] == "failed"

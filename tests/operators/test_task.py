@@ -47,6 +47,7 @@ def test_a_result_says_what_stands_in_the_call_and_is_read_as_it_was_told():
         "seed": 7,
         "model": "m",
         "cost": 0.03,
+        "price": None,
         "currency": "USD",
         "seconds": 2.3,
         "reused": False,

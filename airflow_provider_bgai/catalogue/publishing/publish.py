@@ -38,10 +38,11 @@ from airflow_provider_bgai.catalogue.publishing.switch import Switch
 from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry, Place, Turn, load_current
 from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, run_costs
 from airflow_provider_bgai.catalogue.report.page import Card, write_page
-from airflow_provider_bgai.catalogue.report.story import Tally
+from airflow_provider_bgai.catalogue.report.story import Tally, of_costs
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.exceptions import (
+    BgaiError,
     InvalidRequestError,
     LineError,
     PublishError,
@@ -49,7 +50,7 @@ from airflow_provider_bgai.exceptions import (
 )
 from airflow_provider_bgai.layout import Layout, picture_of
 from airflow_provider_bgai.lines import stream_lines, write_lines
-from airflow_provider_bgai.storage import Storage
+from airflow_provider_bgai.storage import Storage, store_errors
 
 log = logging.getLogger(__name__)
 
@@ -131,21 +132,25 @@ def publish(
         write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
         outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
-        if failures / max(1, expected) > max_failure_ratio:
+        try:
+            if failures / max(1, expected) > max_failure_ratio:
+                counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+                raise TooManyFailuresError(
+                    f"Nothing published: {failures} of {expected} products failed ({failures / expected:.1%}, "
+                    f"allowed {max_failure_ratio:.1%}): {counts}; {of_costs(own.total)}. The shop shows what it did, "
+                    "landed pictures stay, and the next night buys none of them again. See why the others failed, and "
+                    f"mend that or allow more by max_failure_ratio: {place.run.report}"
+                )
+            history = turn.current.all_but(run)
+            switch.announce()
+            switch.make_true()
+            # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
+            turn.renew()
+            write_state(storage, place.layout.root, asked.states())
+            switch.conclude(history)
+        except store_errors(BgaiError):
             report.write(published=False)
-            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-            raise TooManyFailuresError(
-                f"Nothing published: {failures} of {expected} products failed ({failures / expected:.1%}, "
-                f"allowed {max_failure_ratio:.1%}): {counts}. Landed pictures stay, and the next night buys none of "
-                f"them again; see them, and why the others failed, in {place.run.report}"
-            )
-        history = turn.current.all_but(run)
-        switch.announce()
-        switch.make_true()
-        # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
-        turn.renew()
-        write_state(storage, place.layout.root, asked.states())
-        switch.conclude(history)
+            raise
         if scratch.unpublished:
             write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
         report.write(published=True)
@@ -244,14 +249,13 @@ class _Report:
     settled: CostReport
 
     def write(self, *, published: bool) -> None:
-        """Write it anew."""
+        """Tell it in the log, whatever S3 takes; write it anew."""
         storage, scratch, run = self.asked.storage, self.asked.scratch, self.asked.place.run
-        tally, unchanged = Tally(), scratch.counts().get("unchanged", 0)
-        tally.add_unchanged(unchanged)
+        unchanged = scratch.counts().get("unchanged", 0)
+        self._tell(unchanged)
 
         def cards() -> Iterator[Card]:
             for batch in scratch.changed():
-                tally.add(batch)
                 yield from self.pool.map(self._card, batch)
 
         with tempfile.TemporaryFile() as file:
@@ -268,10 +272,17 @@ class _Report:
             )
             file.seek(0)
             storage.put(run.report, file, content_type="text/html; charset=utf-8")
-        log.info("What became of the products of run %s:\n%s\nreport: %s", run.name, tally, run.report)
+
+    def _tell(self, unchanged: int) -> None:
+        run, tally = self.asked.place.run, Tally()
+        tally.add_unchanged(unchanged)
+        for batch in self.asked.scratch.changed():
+            tally.add(batch)
         log.info("What the calls of this run cost:\n%s", self.own.as_text())
         if self.settled != CostReport():
             log.info("What it settled for earlier runs:\n%s", self.settled.as_text())
+        told = (run.name, tally.told(run.layout.root), of_costs(self.own.total), run.report)
+        log.info("What became of the products of run %s:\n%s\n%s\nreport: %s", *told)
 
     def _card(self, result: Result) -> Card:
         """A product with its thumbnails, from the record of the call that its pictures name."""
@@ -289,6 +300,11 @@ class _Report:
 def _published(switch: Switch, **of_the_run: Any) -> Published:
     place, scratch, current = switch.place, switch.scratch, switch.turn.current
     products, pictures = scratch.count_wanted()
+    before = f"to go back to {current.previous}: RollbackCatalogueOperator" if current.previous else "the first version"
+    log.info(
+        "Published: %s shows %d picture(s) of %d product(s); %d file(s) copied, %d removed; %s",
+        *(place.layout.root, pictures, products, switch.copied, switch.removed, before),
+    )
     return Published(
         run=place.run.name,
         previous=current.previous,

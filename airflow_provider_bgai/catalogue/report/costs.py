@@ -248,8 +248,8 @@ def _writer(uri: str) -> str:
 def _row(name: str, costs: Costs) -> list[str]:
     paid, perhaps = costs._sum(PAID), costs.perhaps
     ends = (costs.landed, costs.quarantined, costs.lost)
-    cells = [name, *(str(line.pictures) for line in ends), _money(paid)]
-    return [*cells, str(perhaps.pictures), _money(perhaps), str(costs.failed.pictures)]
+    cells = [name, *(str(line.pictures) for line in ends), money_of(paid)]
+    return [*cells, str(perhaps.pictures), money_of(perhaps), str(costs.failed.pictures)]
 
 
 def money(amounts: Mapping[str, Decimal]) -> str:
@@ -258,7 +258,8 @@ def money(amounts: Mapping[str, Decimal]) -> str:
     return " + ".join(sums) or "0"
 
 
-def _money(line: Line) -> str:
+def money_of(line: Line) -> str:
+    """Its sums, and how many pictures have no known price."""
     sums = [money(line.money)] if line.money else []
     if line.unpriced:
         sums.append(f"{line.unpriced} of unknown price")
