@@ -54,7 +54,7 @@ class BackgroundRequest:
                 self._set(name, str(value).strip() or None)
         for name, kind in (("count", int), ("seed", int), ("guidance_scale", float)):
             if (value := getattr(self, name)) is not None:
-                self._set(name, _number(name, value, kind))
+                self._set(name, number(name, value, kind))
         if not isinstance(self.image, str | bytes) or not self.image:
             raise InvalidRequestError(f"image={self.image!r}: must be a path, an s3:// or https:// URL, or bytes")
         for name in ("prompt", "negative_prompt"):
@@ -91,7 +91,8 @@ OPTIONAL = tuple(each.name for each in fields(BackgroundRequest) if each.default
 """The fields that a request may leave out, and that not every vendor takes."""
 
 
-def _number(name: str, value: Any, kind: type) -> Any:
+def number(name: str, value: Any, kind: type) -> Any:
+    """A number, or the text of one out of a form. :raises InvalidRequestError: naming the field, if it is none."""
     if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
         raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}")
     try:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airflow_provider_bgai.exceptions import InvalidRequestError, SourceError
-from airflow_provider_bgai.storage import Storage, store_errors
+from airflow_provider_bgai.mistakes import reading
+from airflow_provider_bgai.storage import Storage
 
 MAX_BYTES = 100 * 1024 * 1024
 """A source is not read beyond this: the largest input a vendor documents is 30 MB."""
@@ -72,12 +73,8 @@ def _read(source: str | bytes, storage: Storage, field: str) -> Source:
         return _hashed(source, source)
     name = f"{field}={shown(source)!r}"
     if source.startswith("s3://"):
-        try:
+        with reading(name, source, storage, InvalidRequestError):
             data, found = storage.load(source)
-        except FileNotFoundError:
-            raise InvalidRequestError(f"{name}: there is no such object in S3") from None
-        except store_errors() as error:
-            raise SourceError(f"{name}: cannot be read for now: {error}") from None
         return _hashed(source, data, hint_of(source, found.hint))
     try:
         return _hashed(source, Path(source).read_bytes())

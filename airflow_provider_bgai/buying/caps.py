@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.mistakes import of_fields
 from airflow_provider_bgai.storage import split_uri
 
 
@@ -57,6 +58,14 @@ class Caps(BaseModel):
         if self.root is not None and self.run is self.day is self.month is None:
             raise ValueError("a root needs a cap on 'run', 'day' or 'month'")
         return self
+
+    @classmethod
+    def read(cls, budget: Any) -> Caps:
+        """A budget as a user wrote it; nothing is no cap. :raises InvalidRequestError: naming every wrong field."""
+        try:
+            return cls.model_validate(budget or {})
+        except ValidationError as error:
+            raise InvalidRequestError(of_fields("budget", error, budget, cls)) from None
 
     def check(self, prices: Mapping[str, tuple[Decimal | None, str]]) -> None:
         """Refuse caps in money where prices are unknown or in several currencies.

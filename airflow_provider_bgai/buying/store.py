@@ -8,8 +8,9 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from airflow_provider_bgai.exceptions import AuthenticationError
+from airflow_provider_bgai.exceptions import AuthenticationError, SourceError
 from airflow_provider_bgai.layout import Layout
+from airflow_provider_bgai.mistakes import may_pass, of_store
 from airflow_provider_bgai.storage import Storage, store_errors
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def check_store(storage: Storage, layout: Layout) -> None:
     replace with a wrong ETag (must fail) and with the right one.
 
     :raises AuthenticationError: in words, if it cannot: nothing may be bought with such a store.
+    :raises SourceError: if it cannot be reached for now.
     """
     probes = [f"{probe}-{uuid.uuid4().hex}" for probe in layout.probes()]
     with ThreadPoolExecutor(len(probes), "bgai-rights") as pool:
@@ -38,6 +40,16 @@ def check_store(storage: Storage, layout: Layout) -> None:
         log.warning("This machine's clock and the store's are %.0f s apart", found["ahead_of_this_machine"])
 
 
+def check_store_once(storage: Storage, layout: Layout) -> None:
+    """As :func:`check_store`, unless it was found good before."""
+    try:
+        known = storage.head(layout.store)
+    except store_errors():
+        known = None  # the answer to this question has no body; trying the store tells what is wrong with it
+    if known is None:
+        check_store(storage, layout)
+
+
 def _check_rights(storage: Storage, uri: str, root: str) -> None:
     try:
         storage.put(uri, b"")
@@ -45,10 +57,14 @@ def _check_rights(storage: Storage, uri: str, root: str) -> None:
         any(storage.list(uri))
         storage.delete(uri)
     except store_errors(FileNotFoundError) as error:
+        if (problem := of_store(error, uri, storage.aws_conn_id)) is not None:
+            raise AuthenticationError(f"{root}: {problem}") from None
+        if may_pass(error):
+            raise SourceError(f"{uri}: the store cannot be used for now: {error}") from None
         raise AuthenticationError(
             f"{uri}: the store cannot be used: {error}. Connection {storage.aws_conn_id!r} needs the rights to put, "
             f"get, list and delete everything below {root}/"
-        ) from error
+        ) from None
 
 
 def _condition_problem(storage: Storage, uri: str) -> str | None:

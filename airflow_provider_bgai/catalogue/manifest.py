@@ -1,4 +1,4 @@
-"""The shop's product list, row by row: CSV, JSON lines or Parquet; from S3, the web or a path.
+"""The shop's product list, row by row: CSV, Excel, JSON lines or Parquet; from S3, the web or a path.
 
 A wrong row never stops the others: it comes out as a :class:`RefusedRow` that names file, row, field, value
 and rule. Rows stream, so 100,000 of them need no more memory than one (but for the SKUs seen so far).
@@ -7,6 +7,7 @@ and rule. Rows stream, so 100,000 of them need no more memory than one (but for 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import tempfile
 import unicodedata
@@ -20,12 +21,15 @@ from urllib.parse import urljoin, urlsplit
 from airflow_provider_bgai.catalogue.tables import READERS, Reader, Rows, column_name, is_text, text_of
 from airflow_provider_bgai.exceptions import ManifestError
 from airflow_provider_bgai.layout import MAX_SEGMENT
+from airflow_provider_bgai.mistakes import reading, shown
 from airflow_provider_bgai.storage import Storage, split_uri
 
 MAX_SKU = 128
 MAX_BYTES = 1_000_000_000
 FETCH_SECONDS = 600.0
 """Of a file from the web."""
+
+log = logging.getLogger(__name__)
 
 _WEB = ("https://", "http://")
 _SPECIAL = re.compile(r"[/\\{}]")
@@ -41,7 +45,7 @@ class Product:
     :param image: ``s3://``, ``https://`` or an absolute path; relative ones are resolved against the manifest.
     :param fields: all columns as text, ``sku`` and ``image`` included; a recipe's templates may use them. Empty cells
         are ``""``.
-    :param row: line number in the file (CSV, JSON lines) or row number (Parquet), from 1.
+    :param row: line number in the file (CSV, JSON lines) or row number (Excel, Parquet), from 1.
     :param manifest: the file it stands in, without a query.
     """
 
@@ -57,17 +61,20 @@ class RefusedRow:
     """A row that cannot be used, and why.
 
     :param sku: None where the row has none of its own: it is missing, or belongs to an earlier row.
+    :param bare: whether it names no image, as totals and remarks below a list do not.
     """
 
     row: int
     sku: str | None
     message: str
+    bare: bool = False
 
 
 class Manifest:
     """A manifest on local disk: iterate over it for products and refused rows in the file's order, as often as needed.
 
-    Rows with nothing in any cell are no rows.
+    Rows with nothing in any cell are no rows. The last row of a file is no product, either, if it names no image: below
+    a list stand totals and remarks. That is logged, and no refusal.
 
     :param uri: where it came from, without a query (signatures stand there).
     """
@@ -79,6 +86,19 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Product | RefusedRow]:
         """:raises ManifestError: before the first row, if the file as a whole cannot be used."""
+        held: Product | RefusedRow | None = None
+        products = False
+        for found in self._checked():
+            if held is not None:
+                yield held
+            products = products or isinstance(found, Product)
+            held = found
+        if products and isinstance(held, RefusedRow) and held.bare:
+            log.warning("%s. It is the last row, so it is taken for a total or a remark", held.message)
+        elif held is not None:
+            yield held
+
+    def _checked(self) -> Iterator[Product | RefusedRow]:
         seen: set[str] = set()
         for row, values in self._rows():
             if isinstance(values, str):
@@ -117,7 +137,7 @@ class Manifest:
 def open_manifest(uri: str, storage: Storage, *, allow_private_hosts: bool = False) -> Iterator[Manifest]:
     """A manifest, copied to local disk: a stream that breaks off in the middle would lose a whole plan.
 
-    :param uri: ``s3://…``, ``https://…`` or a path, ending in ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet``.
+    :param uri: ``s3://…``, ``https://…`` or a path, ending as one of :data:`.tables.READERS`.
     :param allow_private_hosts: of the web.
     :raises ManifestError: if there is no such file, or its name has no known ending.
     """
@@ -132,10 +152,8 @@ def open_manifest(uri: str, storage: Storage, *, allow_private_hosts: bool = Fal
         return
     with tempfile.NamedTemporaryFile() as copy:
         if uri.startswith("s3://"):
-            try:
+            with reading(uri, uri, storage, ManifestError):
                 storage.download(uri, copy)
-            except FileNotFoundError:
-                raise ManifestError(f"{uri}: there is no such object in S3") from None
         elif uri.startswith(_WEB):
             _fetch(uri, copy, allow_private_hosts)
         else:
@@ -154,7 +172,7 @@ def _check(uri: str, row: int, fields: dict[str, str], seen: set[str]) -> Produc
     sku, image = fields.get("sku", "").strip(), fields.get("image", "").strip()
 
     def refused(field: str, value: str, rule: str) -> RefusedRow:
-        return _refused(uri, row, sku, f", {field}={value[:80]!r}: {rule}")
+        return _refused(uri, row, sku, f", {field}={value[:80]!r}: {rule}", bare=not image)
 
     if not is_text("".join([*fields, *fields.values()])):
         name, value = next(item for item in fields.items() if not is_text("".join(item)))
@@ -176,10 +194,10 @@ def _check(uri: str, row: int, fields: dict[str, str], seen: set[str]) -> Produc
     return Product(sku, address, fields, row, uri)
 
 
-def _refused(uri: str, row: int, sku: str | None, message: str) -> RefusedRow:
+def _refused(uri: str, row: int, sku: str | None, message: str, *, bare: bool = False) -> RefusedRow:
     # What is not UTF-8 in the file must not break the files and logs it is reported in.
     sku, message = (text.encode("utf-8", "backslashreplace").decode() for text in (sku or "", message))
-    return RefusedRow(row, sku or None, f"{uri}, row {row}{message}")
+    return RefusedRow(row, sku or None, f"{uri}, row {row}{message}", bare)
 
 
 def sku_problem(sku: str) -> str | None:
@@ -257,11 +275,6 @@ def _link_problem(link: str) -> str | None:
     except ValueError:
         possible = False
     return None if possible else "has an impossible port; ports go from 1 to 65535"
-
-
-def shown(address: str) -> str:
-    """An address without what may be a key: query, user and password."""
-    return re.sub(r"(?<=://)[^/]*@", "", address.partition("?")[0]) if "://" in address else address
 
 
 def _fetch(uri: str, file: IO[bytes], allow_private_hosts: bool) -> None:

@@ -31,10 +31,11 @@ from pydantic import (
 )
 
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve, shown
+from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve
 from airflow_provider_bgai.catalogue.tables import column_name
 from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
 from airflow_provider_bgai.layout import MAX_SEGMENT
+from airflow_provider_bgai.mistakes import of_fields, reading, shown
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage, split_uri
 
@@ -234,7 +235,7 @@ class Recipe(Style):
         if self.category in product.fields:
             return _category(product.fields[self.category])
         if self.categories or self.seed.policy == "category":
-            raise self._refuse(product, "category", f"{self.category!r} is not a column of the manifest")
+            raise self._refuse(product, "category", _no_column(self.category, product))
         return ""
 
     def priority_of(self, product: Product) -> float:
@@ -242,7 +243,7 @@ class Recipe(Style):
         if self.priority is None:
             return 0.0
         if self.priority not in product.fields:
-            raise self._refuse(product, "priority", f"{self.priority!r} is not a column of the manifest")
+            raise self._refuse(product, "priority", _no_column(self.priority, product))
         text = product.fields[self.priority].strip()
         try:
             number = float(text or 0)
@@ -293,10 +294,17 @@ class Recipe(Style):
         except _EmptyColumnError as error:
             raise self._refuse(product, field, str(error.message)) from None
         except UndefinedError as error:
-            columns = ", ".join(product.fields)
-            raise self._refuse(product, field, f"{error.message}; the manifest's columns are {columns}") from None
+            raise self._refuse(product, field, f"{error.message}; {_columns(product)}") from None
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise self._refuse(product, field, f"{type(error).__name__}: {error}") from None
+
+
+def _no_column(name: str, product: Product) -> str:
+    return f"{name!r} is not a column of the manifest; {_columns(product)}"
+
+
+def _columns(product: Product) -> str:
+    return f"the manifest's columns are {', '.join(product.fields)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +381,7 @@ def load_recipe(recipe: str | Mapping[str, Any], storage: Storage) -> Recipe:
     try:
         loaded = Recipe.model_validate(dict(recipe), context={"where": where})
     except ValidationError as error:
-        raise RecipeError("\n".join(_problem(where, item, recipe) for item in error.errors())) from None
+        raise RecipeError(of_fields(where, error, recipe, Recipe)) from None
     loaded._where = where
     return loaded
 
@@ -381,28 +389,15 @@ def load_recipe(recipe: str | Mapping[str, Any], storage: Storage) -> Recipe:
 def _read(uri: str, storage: Storage) -> bytes:
     if Path(uri).suffix.lower() not in SUFFIXES:
         raise RecipeError(f"recipe={uri[:200]!r}: must be a mapping, or a file ending in {', '.join(SUFFIXES)}")
-    try:
-        if uri.startswith("s3://"):
+    if uri.startswith("s3://"):
+        with reading(uri, uri, storage, RecipeError):
             return storage.read(uri)
+    try:
         return Path(uri).read_bytes()
     except FileNotFoundError:
         raise RecipeError(f"{uri}: there is no such recipe") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{uri}: cannot be read: {error}") from None
-
-
-def _problem(where: str, error: Any, recipe: Mapping[str, Any]) -> str:
-    # Of a union (text or number) the path names the member that was tried as well; a reader looks for the field.
-    members = {"str", "int", "function-after[_template(), str]", "constrained-str"}
-    path = [str(part) for part in error["loc"] if str(part) not in members]
-    value: Any = recipe
-    for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    value = shown(value) if isinstance(value, str) else value
-    given = f"={json.dumps(value, default=str)[:80]}" if path and not isinstance(value, Mapping) else ""
-    rules = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "there is no such field")
-    message = rules.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return f"{where}, {'.'.join(path)}{given}: {message}" if path else f"{where}: {message}"
 
 
 def _key_problem(name: str, count: int, folder: str) -> str | None:

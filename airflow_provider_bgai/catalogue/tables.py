@@ -1,4 +1,4 @@
-"""Rows out of a file: CSV of any spreadsheet, JSON lines, Parquet. Which products they are stands in :mod:`.manifest`.
+"""Rows out of a file: CSV of any spreadsheet, Excel, JSON lines, Parquet. Which products they are: :mod:`.manifest`.
 
 Rows stream. What is wrong with one is yielded in its place, and stops no other. A cell has the same text in every
 format: nothing is ``""`` however an exporter writes it, and 1001.0 is 1001.
@@ -12,8 +12,12 @@ import io
 import json
 import re
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime, time
 from decimal import Decimal
 from functools import lru_cache
 from typing import IO, Any
@@ -31,6 +35,7 @@ DELIMITERS = (",", ";", "\t", "|")
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\.0")
 # What pandas, Python, JavaScript and databases write for a cell with nothing in it.
 _NOTHING = {"", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL"}
+_CELL_ERRORS = {"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
 _EXACT = 2**53
 """From here on a float has lost digits."""
 
@@ -101,6 +106,8 @@ def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
             # CSV has no numbers, so 1001.0 is what some exporter made of 1001.
             values = [cell[:-2] if cell.endswith(".0") and _WHOLE.fullmatch(cell) else cell for cell in values]
             yield lines.taken[0][0], dict(zip(columns, values, strict=True))
+        elif len(values) == 1:  # a line of text, as below a list: what it lacks to be a product, its checks say
+            yield lines.give_back(), {columns[0]: values[0]}
         elif any(map(text_of, values)):
             yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
 
@@ -211,6 +218,47 @@ def _parquet_rows(uri: str, file: IO[bytes]) -> Rows:
         raise ManifestError(f"{uri}: is not Parquet, or damaged: {error}") from None
 
 
+def _xlsx_rows(uri: str, file: IO[bytes]) -> Rows:
+    try:
+        import openpyxl
+    except ImportError:
+        raise ManifestError(f"{uri}: Excel needs the extra: pip install 'airflow-provider-bgai[xlsx]'") from None
+    no_zip = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+    no_workbook = (SyntaxError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+    try:
+        # With data_only a formula's cell holds what it came to, as the spreadsheet has written it down.
+        with closing(openpyxl.load_workbook(file, read_only=True, data_only=True)) as workbook:
+            sheet = workbook.worksheets[0]
+            sheet.reset_dimensions()  # some programs write down too few
+            yield from _sheet_rows(uri, sheet.iter_rows(values_only=True))
+    except ManifestError:
+        raise
+    except (*no_zip, *no_workbook) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ManifestError(f"{uri}: is no .xlsx file, or damaged, or locked by a password: {problem}") from None
+
+
+def _sheet_rows(uri: str, rows: Iterator[tuple[Any, ...]]) -> Rows:
+    """Of a sheet whose first row with anything in it is the header. Columns without a name are passed over."""
+    columns: dict[int, str] = {}
+    for number, cells in enumerate(rows, start=1):
+        if not columns:
+            columns = {place: name for place, cell in enumerate(cells) if (name := column_name(text_of(cell)))}
+            if columns:
+                _check_columns(uri, list(columns.values()))
+            continue
+        values = {name: _cell(cells[place]) if place < len(cells) else None for place, name in columns.items()}
+        wrong = next((name for name, value in values.items() if isinstance(value, str) and value in _CELL_ERRORS), None)
+        yield number, values if wrong is None else f"{ascii(wrong)} holds the error {values[wrong]}: mend its formula"
+    if not columns:
+        _check_columns(uri, [])
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet has no dates, only moments: one without a time of day is a date."""
+    return value.date() if isinstance(value, datetime) and value.time() == time() else value
+
+
 def _check_columns(uri: str, columns: Sequence[str]) -> None:
     if not is_text("".join(columns)):
         raise ManifestError(f"{uri}: the header is not UTF-8 text")
@@ -228,5 +276,6 @@ READERS: Mapping[str, Reader] = {
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,
     ".parquet": _parquet_rows,
+    ".xlsx": _xlsx_rows,
 }
 """By the ending of the file's name. The first argument names the file in errors."""

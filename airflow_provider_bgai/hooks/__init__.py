@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.get_provider_info import PREFIX, all_rows, find_row
+from airflow_provider_bgai.get_provider_info import PREFIX, find_row
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
@@ -20,19 +20,19 @@ def get_hook(conn_id: str, **kwargs: Any) -> BackgroundHook:
 
     :param conn_id: the Airflow connection ID.
     :param kwargs: passed to the hook, see :class:`~airflow_provider_bgai.hooks.base.BackgroundHook`.
-    :raises AuthenticationError: if the connection is not one of a background vendor.
+    :raises AuthenticationError: if there is no such connection, or it is not one of a background vendor.
     """
-    from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.hooks.connection import look_up
 
-    connection = BackgroundHook.get_connection(conn_id)
+    connection = look_up(conn_id)
     return _hook_class(conn_id, connection.conn_type)(conn_id, connection=connection, **kwargs)
 
 
 async def aget_hook(conn_id: str, **kwargs: Any) -> BackgroundHook:
     """As :func:`get_hook`, for callers on an event loop (triggers)."""
-    from airflow.providers.common.compat.connection import get_async_connection
+    from airflow_provider_bgai.hooks.connection import look_up_async
 
-    connection = await get_async_connection(conn_id)
+    connection = await look_up_async(conn_id)
     return _hook_class(conn_id, connection.conn_type)(conn_id, connection=connection, **kwargs)
 
 
@@ -49,13 +49,11 @@ def detached_hook(vendor: str, conn_id: str) -> BackgroundHook:
 
 def _hook_class(conn_id: str, conn_type: str | None) -> type[BackgroundHook]:
     from airflow_provider_bgai.exceptions import AuthenticationError
+    from airflow_provider_bgai.hooks.connection import types_for
 
     row = find_row(conn_type)
     if row is None:
-        known = sorted(row.conn_type for row in all_rows())
-        raise AuthenticationError(
-            f"Connection {conn_id!r} has type {conn_type!r}; it must be one of {', '.join(known)}"
-        )
+        raise AuthenticationError(f"Connection {conn_id!r} has type {conn_type!r}; it must be {types_for(conn_id)}")
     module, _, name = row.hook.rpartition(".")
     found: type[BackgroundHook] = getattr(import_module(module), name)
     # A record keeps the vendor's name, and by it the hook is found again that collects what was paid.

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_bgai import web
-from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, UnknownOutcomeError
+from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, NeverSentError, UnknownOutcomeError
 
 T = TypeVar("T")
 
@@ -61,6 +61,8 @@ class Settings:
         status = details.get("status")
         # Redacted first and cut afterwards: half a key would not be found.
         text = f"{self.label}{f' answered {status}' if status else ''}: {self.redact(message)[:MAX_MESSAGE]}"
+        if cls in (AuthenticationError, NeverSentError):
+            text += f"; look at the password and the host of connection {self.conn_id!r}"
         if cls is UnknownOutcomeError:
             text += "; it may have been charged"
         return cls(text, vendor=self.vendor, **details)
@@ -107,18 +109,18 @@ class ConnectedHook(BaseHook):
 
     @cached_property
     def settings(self) -> Settings:
-        """The connection, read and checked. :raises AuthenticationError: naming the wrong field."""
+        """The connection, read and checked. :raises AuthenticationError: naming it, and the wrong field."""
         if self._connection is None:
-            self._connection = self.get_connection(self.conn_id)
+            self._connection = look_up(self.conn_id, self.conn_type)
         return read_settings(self, self._connection, self._connection.extra_dejson)
 
     async def load_settings(self) -> Settings:
         """As :attr:`settings`, for callers on an event loop."""
         if "settings" not in self.__dict__:
-            from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+            from airflow.providers.common.compat.connection import get_async_extra_dejson
 
             if self._connection is None:
-                self._connection = await get_async_connection(self.conn_id)
+                self._connection = await look_up_async(self.conn_id, self.conn_type)
             extra = await get_async_extra_dejson(self._connection)
             self.__dict__["settings"] = read_settings(self, self._connection, extra)
         return self.settings
@@ -133,6 +135,44 @@ class ConnectedHook(BaseHook):
         if not self.settings.key:
             raise self.settings.wrong("has no API key: put it into the password field")
         return self.settings.key
+
+
+def look_up(conn_id: str, conn_type: str | None = None) -> Any:
+    """The Airflow connection.
+
+    :param conn_type: which type it has to have, if that is known.
+    :raises AuthenticationError: if there is none, with the type that it must have.
+    """
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise _missing(conn_id, conn_type) from None
+
+
+async def look_up_async(conn_id: str, conn_type: str | None = None) -> Any:
+    """As :func:`look_up`, for callers on an event loop."""
+    from airflow.providers.common.compat.connection import get_async_connection
+
+    try:
+        return await get_async_connection(conn_id)
+    except AirflowNotFoundException:
+        raise _missing(conn_id, conn_type) from None
+
+
+def _missing(conn_id: str, conn_type: str | None) -> AuthenticationError:
+    return AuthenticationError(
+        f"There is no connection {conn_id!r}: create it (Admin > Connections) with the type "
+        f"{conn_type or types_for(conn_id)}, and the API key as its password"
+    )
+
+
+def types_for(conn_id: str) -> str:
+    """Which type a connection must have, in words: that of the vendor it is named after, or any vendor's."""
+    from airflow_provider_bgai.get_provider_info import all_rows
+
+    rows = sorted(all_rows(), key=lambda row: row.conn_type)
+    named = [row.conn_type for row in rows if row.name in conn_id.lower()]
+    return named[0] if len(named) == 1 else f"one of {', '.join(row.conn_type for row in rows)}"
 
 
 def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]) -> Settings:

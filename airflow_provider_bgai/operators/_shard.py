@@ -96,7 +96,7 @@ class ShardTask:
         storage, layout = self.ledger.storage, self.ledger.layout
         if "begun" in how:
             how["landed"] = await in_thread(self.landed)
-        purse = Budget(storage, layout.root, Caps.model_validate(caps), self.plan.run, self.name)
+        purse = Budget(storage, layout.root, Caps.read(caps), self.plan.run, self.name)
         buyer = Buyer(
             accounts.hooks,
             self.ledger,

@@ -44,7 +44,14 @@ _RETRYABLE = (
 )
 
 
-def fail(error: BgaiError) -> NoReturn:
+def failures() -> tuple[type[Exception], ...]:
+    """What ends a task in words (:func:`fail`): our own errors, and what S3 and the way to it raise."""
+    from airflow_provider_bgai.storage import store_errors
+
+    return store_errors(BgaiError)
+
+
+def fail(error: Exception) -> NoReturn:
     """Fail the Airflow task: for good where a retry cannot help or might pay again.
 
     The message says what is wrong and what would be right, so it ends the log; where it came from is logged at DEBUG.
@@ -52,6 +59,8 @@ def fail(error: BgaiError) -> NoReturn:
     from airflow_provider_bgai.catalogue.report.story import of_error
 
     log.debug("What failed, and where", exc_info=error)
+    if not isinstance(error, BgaiError):
+        raise AirflowException(f"S3 fails for now: {error}") from None
     if isinstance(error, _RETRYABLE) or error.reason == "budget":
         raise AirflowException(of_error(error)) from None
     kind = "Unknown outcome" if isinstance(error, UnknownOutcomeError) else f"Not retried ({error.reason})"
@@ -101,11 +110,9 @@ class Accounts:
         self.hooks = [self._open(name) for name in ([conn_id] if isinstance(conn_id, str) else conn_id)]
 
     def __call__(self, conn_id: str) -> BackgroundHook | None:
-        from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
         try:
             return self._open(conn_id)
-        except (BgaiError, AirflowNotFoundException):
+        except BgaiError:
             return None
 
     def _open(self, conn_id: str) -> BackgroundHook:

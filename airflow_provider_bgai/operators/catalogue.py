@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
 from airflow_provider_bgai.operators._shard import ShardTask, signer
-from airflow_provider_bgai.operators._task import Accounts, fail, open_storage, run_of_task, tries_left
+from airflow_provider_bgai.operators._task import Accounts, fail, failures, open_storage, run_of_task, tries_left
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
 from airflow_provider_bgai.ui.links import RUN, LocationLink, Shown
@@ -41,7 +41,7 @@ class PlanCatalogueOperator(Shown, BaseOperator):
 
     The store is tried before anything is spent, and calls that earlier runs left open are put into the books.
 
-    :param manifest: the products: CSV, JSON lines or Parquet; ``s3://``, ``https://`` or a path.
+    :param manifest: the products: CSV, Excel, JSON lines or Parquet; ``s3://``, ``https://`` or a path.
     :param recipe: what to paint: a mapping, or a YAML or JSON file.
     :param destination: ``s3://bucket/prefix`` where the shop reads; records live in ``_bgai/`` below it.
     :param conn_id: the vendor's connection, or several in order of preference.
@@ -110,13 +110,14 @@ class PlanCatalogueOperator(Shown, BaseOperator):
         from airflow_provider_bgai.catalogue.planning.plan import Plan
         from airflow_provider_bgai.catalogue.planning.planner import make_plan
         from airflow_provider_bgai.catalogue.report.story import of_plan
+        from airflow_provider_bgai.models import number
 
         run = run_of_task(context)
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             hooks = Accounts(storage, self.conn_id).hooks
             ledger = Ledger(storage, self.destination)
-            caps = Caps.model_validate(self.budget or {})
+            caps = Caps.read(self.budget)
             caps.check({hook.conn_id: (hook.settings.price_per_image, hook.settings.currency) for hook in hooks})
             plan = make_plan(
                 manifest=self.manifest,
@@ -126,17 +127,14 @@ class PlanCatalogueOperator(Shown, BaseOperator):
                 storage=storage,
                 run=run,
                 only=self.only if isinstance(self.only, str) else list(self.only),
-                limit=int(self.limit) if self.limit not in (None, "") else None,
+                limit=None if self.limit in (None, "") else number("limit", self.limit, int),
                 shard_size=self.shard_size,
                 max_shards=self.max_shards,
                 on_unknown_outcome=self.on_unknown_outcome,
-                budget_left=Budget(storage, ledger.layout.root, caps, run, "plan").left(),
+                budget_left=Budget(storage, ledger.layout.root, caps, run, "plan").left,
             )
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
-        except ValueError as error:
-            # Wrong manifest, recipe or budget: the message says where.
-            raise AirflowFailException(str(error)) from error
         self.log.info("Planned, and nothing bought yet:\n%s", of_plan(plan))
         summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
@@ -262,7 +260,7 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
                 **last_pass,
             )
             progress, ended = asyncio.run(work)
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         if progress.troubles and tries_left(context):
             raise AirflowException(
@@ -351,14 +349,16 @@ class PublishCatalogueOperator(Shown, BaseOperator):
         from airflow_provider_bgai.layout import run_of
 
         if not self.plan:
-            raise AirflowFailException("There is no plan to publish: the planning task returned none")
+            raise AirflowFailException(
+                "There is no plan to publish: the task that plans has failed, or has not run; its log says why"
+            )
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
             settle_all(ledger, Accounts(storage, staging=run.layout.staged), run.name)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         costs = published.costs
         report = {
@@ -397,7 +397,7 @@ class CatalogueCostOperator(Shown, BaseOperator):
 
         try:
             report = catalogue_costs(open_storage(self.aws_conn_id), self.destination, month=self.month or None)
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         self.log.info("What the calls cost:\n%s", report.as_text())
         return report.as_json()
@@ -436,6 +436,6 @@ class RollbackCatalogueOperator(Shown, BaseOperator):
 
         try:
             published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         return published.model_dump(mode="json")

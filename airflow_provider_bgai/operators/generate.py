@@ -9,14 +9,15 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, StoppedError
+from airflow_provider_bgai.exceptions import InvalidRequestError, StoppedError
 from airflow_provider_bgai.operators._task import (
     Accounts,
     TaskResult,
     collect,
     fail,
+    failures,
     insist_on_pictures,
     open_storage,
     place,
@@ -170,7 +171,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
             call, reused = asyncio.run(self._buy(accounts, ledger, request, wish_inspection, run_of_task(context)))
         except LaterError as error:
             fail(StoppedError(f"{error} is stopped for now"))
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         if call.state != "answered":
             return self._landed(ledger, call, run_of_task(context), reused=reused)
@@ -199,7 +200,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
             ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), came.record)
             timeout = 1.0 if came.action == "give_up" else COLLECT_TIMEOUT
             call = collect(ledger, call, run, timeout, self._purse(ledger, run))
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
         return self._landed(ledger, call, run, reused=False)
 
@@ -272,12 +273,11 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         """S3 and the ledger, tried once before anything is spent."""
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.landing import destination_root
-        from airflow_provider_bgai.buying.store import check_store
+        from airflow_provider_bgai.buying.store import check_store_once
 
         storage = open_storage(self.aws_conn_id, self.extra_args)
         ledger = Ledger(storage, self.ledger or destination_root(self.destination))
-        if storage.head(ledger.layout.store) is None:
-            check_store(storage, ledger.layout)
+        check_store_once(storage, ledger.layout)
         return storage, ledger
 
     def _purse(self, ledger: Ledger, run: str) -> Budget | None:
@@ -286,11 +286,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
 
         if not self.budget:
             return None
-        try:
-            caps = Caps.model_validate(self.budget)
-        except ValueError as error:
-            raise AirflowFailException(f"budget={self.budget!r}: {error}") from error
-        return Budget(ledger.storage, ledger.layout.root, caps, run, "task")
+        return Budget(ledger.storage, ledger.layout.root, Caps.read(self.budget), run, "task")
 
 
 def inspection(on_unfaithful: OnUnfaithful) -> Inspection:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
+from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.operators._task import (
     Accounts,
     TaskResult,
     collect,
     fail,
+    failures,
     open_storage,
     place,
     read_call,
@@ -74,7 +75,7 @@ class LandBackgroundOperator(Shown, BaseOperator):
             if isinstance(self.vendor_task_id, Mapping):
                 return tell(self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)))
             return tell(self._land_task(str(self.vendor_task_id or "")))
-        except BgaiError as error:
+        except failures() as error:
             fail(error)
 
     def _land_call(self, submitted: TaskResult, run: str) -> TaskResult:

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, TaskGroup
 
+try:
+    from airflow.providers.standard.operators.empty import EmptyOperator
+except ImportError:  # Airflow 2.11
+    from airflow.operators.empty import EmptyOperator  # type: ignore[no-redef]
+
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -21,7 +26,9 @@ class CatalogueTaskGroup(TaskGroup):
     """Regenerate a shop's catalogue imagery: buy what changed, once, within the budget, and publish it as a whole.
 
     ``plan`` writes what is wanted, ``generate`` is mapped over the plan's shards, ``publish`` moves the pictures to
-    their stable keys and emits an asset event for ``destination`` with the counts.
+    their stable keys and emits an asset event for ``destination`` with the counts. Between them ``generated`` does
+    nothing but succeed when every shard has ended, in whatever way: so a broken shard does not keep ``publish`` from
+    running, nor does a night without shards, and a plan that failed does: ``publish`` is ``upstream_failed`` then.
 
     :param manifest, recipe, destination, conn_id, budget, shard_size, only, limit, aws_conn_id: see
         :class:`~airflow_provider_bgai.operators.catalogue.PlanCatalogueOperator`.
@@ -97,7 +104,6 @@ class CatalogueTaskGroup(TaskGroup):
                 aws_conn_id=aws_conn_id,
                 extra_args=extra_args,
                 outlets=list(outlets),
-                # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
-                trigger_rule="all_done",
             )
-            generate >> publish
+            # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
+            generate >> EmptyOperator(task_id="generated", trigger_rule="all_done") >> publish

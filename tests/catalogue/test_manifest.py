@@ -20,6 +20,7 @@ from airflow_provider_bgai.catalogue.manifest import Product, RefusedRow, open_m
 from airflow_provider_bgai.catalogue.tables import MAX_LINE
 from airflow_provider_bgai.exceptions import ManifestError
 from airflow_provider_bgai.storage import Storage
+from tests.catalogue.test_excel import workbook
 
 ROWS = [
     {"sku": "a", "image": "s3://shop/a.png", "title": "Teapot, white"},
@@ -62,7 +63,17 @@ def as_parquet() -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-FORMATS = {"csv": as_csv, "jsonl": as_json_lines, "ndjson": as_json_lines, "parquet": as_parquet}
+def as_excel() -> bytes:
+    return workbook([list(ROWS[0]), *(list(row.values()) for row in ROWS)])
+
+
+FORMATS = {
+    "csv": as_csv,
+    "jsonl": as_json_lines,
+    "ndjson": as_json_lines,
+    "parquet": as_parquet,
+    "xlsx": as_excel,
+}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -71,7 +82,7 @@ def test_every_format_gives_the_same_products_from_a_path_and_from_s3(suffix, re
     from_path = read(data, f"products.{suffix}")
     from_s3 = products(read_manifest(upload(f"manifests/products.{suffix}", data), storage))
     assert [it.fields for it in from_path] == [it.fields for it in from_s3] == ROWS
-    assert [it.row for it in from_path] == ([2, 3] if suffix == "csv" else [1, 2])
+    assert [it.row for it in from_path] == ([2, 3] if suffix in ("csv", "xlsx") else [1, 2])
 
 
 FLOAT_ROWS = [
@@ -87,13 +98,16 @@ FLOAT_CSV = """sku,image,title,colour,rank,size
 """
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "xlsx"])
 def test_empty_is_empty_and_a_whole_number_is_whole_in_every_format(suffix, read):
     if suffix == "parquet":
         parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
         sink = pyarrow.BufferOutputStream()
         parquet.write_table(pyarrow.Table.from_pylist(FLOAT_ROWS), sink)
         data = sink.getvalue().to_pybytes()
+    elif suffix == "xlsx":
+        nan_is_none = [[None if value != value else value for value in row.values()] for row in FLOAT_ROWS]
+        data = workbook([list(FLOAT_ROWS[0]), *nan_is_none])
     else:
         data = FLOAT_CSV if suffix == "csv" else "\n".join(map(json.dumps, FLOAT_ROWS))
     one, two = read(data, f"p.{suffix}")
@@ -402,7 +416,7 @@ def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(read):
         ("p.csv", b"sku,image,gr\xf6sse\n", "the header is not UTF-8"),
         ("p.csv", b'sku,"image\n', "the header is not CSV"),
         ("p.parquet", b"PAR1 but not really", "is not Parquet"),
-        ("p.xlsx", b"", r"must end in one of \.csv, \.jsonl, \.ndjson, \.parquet"),
+        ("p.xls", b"", r"must end in one of \.csv, \.jsonl, \.ndjson, \.parquet, \.xlsx"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused_as_a_whole(read, name, data, message):

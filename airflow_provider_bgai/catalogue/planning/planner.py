@@ -11,7 +11,7 @@ import math
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
@@ -65,7 +65,7 @@ def make_plan(
     limit: int | None = None,
     shard_size: int = 100,
     max_shards: int = 1000,
-    budget_left: tuple[int | None, Decimal | None] | None = None,
+    budget_left: Callable[[], tuple[int | None, Decimal | None]] | None = None,
     on_unknown_outcome: OnUnknownOutcome = "hold",
 ) -> PlanRecord:
     """Plan a run, and write ``plan.json``, ``shards/`` and ``planned/`` below ``<destination>/_bgai/runs/<run>``.
@@ -79,11 +79,12 @@ def make_plan(
     :param limit: at most so many wanted pictures, highest priority first. What is paid for already is collected
         beyond it.
     :param shard_size: wanted products in a shard; grows where there would be more than ``max_shards``.
-    :param budget_left: pictures and money that may still be spent; None for no cap.
+    :param budget_left: tells the pictures and the money that may still be spent; None for no cap.
     :param on_unknown_outcome: with ``"resubmit"``, held products are wanted too.
     :raises ManifestError, RecipeError: if a file as a whole cannot be used.
     :raises AuthenticationError: if the store cannot do what paying once needs.
-    :raises InvalidRequestError: if records or pictures are gone in masses, or a parameter is wrong.
+    :raises InvalidRequestError: if records or pictures are gone in masses, a parameter is wrong, or not one product
+        can be made.
     """
     if not hooks:
         raise InvalidRequestError("hooks=[]: there is no connection to buy from")
@@ -101,7 +102,7 @@ def make_plan(
     book(ledger, run, walk(ledger).ended)
     # What went to quarantine or was given up is bought again only by who asks for it.
     asks = Asks(on_unknown_outcome, again=only not in ("changed", "all"))
-    pictures, money = budget_left or (None, None)
+    pictures, money = budget_left() if budget_left is not None else (None, None)
     with (
         open_manifest(manifest, storage, allow_private_hosts=hooks[0].settings.allow_private_hosts) as rows,
         tempfile.TemporaryFile() as spool,
@@ -231,6 +232,16 @@ class _Planner:
         if isinstance(self.only, frozenset):
             for sku in sorted(self.only - seen):
                 self._refuse(sku, f"{rows.uri}: there is no such SKU")
+        self._insist_on_some(rows.uri)
+
+    def _insist_on_some(self, manifest: str) -> None:
+        """Nothing is planned where nothing can be made: the recipe is wrong then, or the list, and not the products."""
+        if (refused := self.counts["refused"]) and not self.counts["unchanged"] and not len(self.found):
+            first = self.refusals[0]
+            which = f"All {refused:,} products are" if refused > 1 else "The only product is"
+            raise InvalidRequestError(
+                f"{manifest}: {which} refused, so nothing is planned. The first, SKU {first.sku!r}: {first.reason}"
+            )
 
     def _place(self, wish: NamedWish, number: int, *, landed: bool) -> None:
         line = {

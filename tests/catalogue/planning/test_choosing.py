@@ -52,11 +52,11 @@ def test_shards_are_filled_by_priority_and_grow_instead_of_becoming_too_many(cat
     [
         ({"limit": 2}, ["c", "b"], "0.06"),
         ({"limit": 0}, [], "0"),
-        ({"budget_left": (1, None)}, ["c"], "0.03"),
-        ({"budget_left": (None, Decimal("0.08"))}, ["c", "b"], "0.06"),
-        ({"budget_left": (2, Decimal("0.05"))}, ["c"], "0.03"),
-        ({"budget_left": (None, None)}, ["c", "b", "a"], "0.09"),
-        ({"budget_left": (3, Decimal(1)), "limit": 1}, ["c"], "0.03"),
+        ({"budget_left": lambda: (1, None)}, ["c"], "0.03"),
+        ({"budget_left": lambda: (None, Decimal("0.08"))}, ["c", "b"], "0.06"),
+        ({"budget_left": lambda: (2, Decimal("0.05"))}, ["c"], "0.03"),
+        ({"budget_left": lambda: (None, None)}, ["c", "b", "a"], "0.09"),
+        ({"budget_left": lambda: (3, Decimal(1)), "limit": 1}, ["c"], "0.03"),
     ],
 )
 def test_what_does_not_fit_waits_lowest_priority_first(catalogue, given, skus, price):

@@ -67,7 +67,7 @@ def test_all_plans_everything_and_buys_nothing_again(three):
     first = three.plan()
     three.land(first, "a", "b")
     three.remember()
-    plan = three.plan(only="all", budget_left=(1, None))
+    plan = three.plan(only="all", budget_left=lambda: (1, None))
     assert (plan.counts, plan.calls, plan.price) == ({"unchanged": 2, "new": 1}, 1, Decimal("0.03"))
     assert len(three.wanted(plan)) == 3
 

@@ -118,7 +118,7 @@ def test_what_is_left_out_says_why_and_what_a_person_may_do(with_histories):
     assert "paid in vain or in doubt 3 times" in given_up.error
     assert "cannot be read, which is no licence to buy" in told["unreadable"].error
     # What is paid for is collected: it costs nothing, and no limit or budget keeps it waiting.
-    broke = with_histories.plan(limit=0, budget_left=(0, Decimal(0)))
+    broke = with_histories.plan(limit=0, budget_left=lambda: (0, Decimal(0)))
     assert len(with_histories.wanted(broke)) == broke.collect == plan.collect > 0
     assert broke.calls == 0
     asked_for = with_histories.plan(only=["quarantined-0-None", "lost-2-None", "unreadable"])
