@@ -80,7 +80,14 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("tests")
 
 
-SLOW = ("test_real_airflow.py", "test_catalogue.py", "test_runs.py", "test_chaos.py", "test_ledger_model.py")
+SLOW = (
+    "test_real_airflow.py",
+    "test_real_airflow_2.py",
+    "test_catalogue.py",
+    "test_runs.py",
+    "test_chaos.py",
+    "test_ledger_model.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
