@@ -82,6 +82,7 @@ hypothesis.settings.load_profile("tests")
 
 SLOW = (
     "test_real_airflow.py",
+    "test_real_airflow_2.py",
     "test_catalogue.py",
     "test_runs.py",
     "test_logs.py",

@@ -2,7 +2,8 @@
 
 What it is given is stored in Airflow's database in plain text, and what it yields is logged: connection ID,
 task IDs, times and counts only; never a key, a prompt or a result link. The class path and the arguments
-are persisted too: renaming them breaks tasks that are deferred during an upgrade.
+are persisted too, and a task that waits while the package is upgraded wakes up in another release: the path stays, a
+new argument has a default, and an unknown one is passed over.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class BackgroundTaskTrigger(BaseTrigger):
     :param deadline: epoch seconds. Wall clock, because the trigger may resume in another process.
     :param land_within: seconds after which a finished task should be landed although others are pending.
     :param record: given back in the event: the URI of what the worker recorded of these tasks.
+    :param unknown: arguments of a release before or after this one.
     """
 
     def __init__(
@@ -80,8 +82,11 @@ class BackgroundTaskTrigger(BaseTrigger):
         deadline: float | None = None,
         land_within: float = 300.0,
         record: str | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            self.log.warning("Of another release, and passed over: %s", ", ".join(sorted(unknown)))
         self.conn_id = conn_id
         self.task_ids = list(task_ids)
         self.poll_interval = poll_interval

@@ -7,12 +7,15 @@ import signal
 import sqlite3
 from contextlib import closing
 
+import airflow as installed
 import psutil
 import pytest
 
 from demo.services import SCRIPTS, running
 from tests.conftest import SECRET
 from tests.operators.conftest import wait_until
+
+pytestmark = pytest.mark.skipif(installed.__version__ < "3", reason="test_real_airflow_2.py runs 2.11")
 
 
 @pytest.fixture
