@@ -13,15 +13,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
     AirflowFailException,
     BaseOperator,
     conf,
 )
 
 from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
+from airflow_provider_bgai.operators import _metrics
+from airflow_provider_bgai.operators._lineage import OpenLineage, update
 from airflow_provider_bgai.operators._shard import ShardTask, signer
-from airflow_provider_bgai.operators._task import Accounts, fail, open_storage, run_of_task, tries_left
+from airflow_provider_bgai.operators._task import Accounts, RetryableError, fail, open_storage, run_of_task, tries_left
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 
 
-class PlanCatalogueOperator(BaseOperator):
+class PlanCatalogueOperator(OpenLineage, BaseOperator):
     """Find out what the catalogue needs, and what it will cost, before a cent is spent.
 
     Returns (XCom) the shards' URIs, to map ``GenerateCatalogueOperator`` over; under the key ``plan`` the plan: URI,
@@ -110,6 +111,7 @@ class PlanCatalogueOperator(BaseOperator):
         from airflow_provider_bgai.catalogue.report.story import of_plan
 
         run = run_of_task(context)
+        self.reads = [self.manifest, *([self.recipe] if isinstance(self.recipe, str) else [])]
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             hooks = Accounts(storage, self.conn_id).hooks
@@ -135,13 +137,15 @@ class PlanCatalogueOperator(BaseOperator):
         except ValueError as error:
             # Wrong manifest, recipe or budget: the message says where.
             raise AirflowFailException(str(error)) from error
+        self.writes = [plan.uri]
+        _metrics.count("refused", plan.counts.get("refused", 0), hooks[0].vendor)
         self.log.info("Planned, and nothing bought yet:\n%s", of_plan(plan))
         summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
 
 
-class GenerateCatalogueOperator(BaseOperator):
+class GenerateCatalogueOperator(OpenLineage, BaseOperator):
     """Buy and land the pictures of one shard, many at a time, each once. Map it over the plan's shards.
 
     A picture that fails is reported in the shard's results and stops no other. A retry, or the same shard in another
@@ -219,11 +223,12 @@ class GenerateCatalogueOperator(BaseOperator):
         """
         under_way = {place: (name, number) for place, name, number in begun}
         try:
-            deadline = Event.of(event).deadline
+            came = Event.of(event)
         except BgaiError as error:
             fail(error)
+        _metrics.count_all(came.counts, came.vendor)
         return self._pass(
-            context, deadline=deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
+            context, deadline=came.deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
         )
 
     def on_kill(self) -> None:
@@ -238,6 +243,7 @@ class GenerateCatalogueOperator(BaseOperator):
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             task = ShardTask.read(self.shard, storage)
+            self.reads, self.writes = [task.plan.uri], [task.ledger.layout.pictures()]
             sign = signer(self.sign_conn_id) if task.signs else None
             side_by_side = max(1, min(self.parallel_shards, len(task.plan.shards)))
             staging = task.ledger.layout.staged
@@ -260,7 +266,7 @@ class GenerateCatalogueOperator(BaseOperator):
         except BgaiError as error:
             fail(error)
         if progress.troubles and tries_left(context):
-            raise AirflowException(
+            raise RetryableError(
                 f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. A retry collects them: "
                 f"{progress.troubles[0]}"
             )
@@ -292,7 +298,7 @@ class GenerateCatalogueOperator(BaseOperator):
             )
         if progress.pending and tries_left(context):
             call, problem = next(iter(progress.pending.values()))
-            raise AirflowException(
+            raise RetryableError(
                 f"{len(progress.pending)} picture(s) are paid for and not there yet. A retry collects them before "
                 f"their links die: {call.what}: {problem}"
             )
@@ -305,13 +311,14 @@ class GenerateCatalogueOperator(BaseOperator):
         return report
 
 
-class PublishCatalogueOperator(BaseOperator):
+class PublishCatalogueOperator(OpenLineage, BaseOperator):
     """Make the run's pictures the ones the shop reads, all at once, or none if too many failed.
 
     Before that it settles what is open: calls that have ended are put into the books, whichever run sent them, and what
     is paid for and waits is collected by the connection that paid for it.
 
-    Returns (XCom) counts, costs and URIs. With outlets, each gets them as the extra of its asset event.
+    Returns (XCom) counts, costs and URIs. With outlets, each gets them as the extra of its asset event; an alias
+    stands for the asset of the destination.
 
     :param plan: what ``PlanCatalogueOperator`` told under the key ``plan``: ``plan.output["plan"]``.
     :param max_failure_ratio: publish unless more than this share (0 to 1) of the wanted pictures failed.
@@ -349,7 +356,10 @@ class PublishCatalogueOperator(BaseOperator):
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
-            settle_all(ledger, Accounts(storage, staging=run.layout.staged), run.name)
+            self.reads = [run.plan, run.layout.pictures()]
+            accounts = Accounts(storage, staging=run.layout.staged)
+            _metrics.count_calls(settle_all(ledger, accounts, run.name), run.name)
+            _metrics.count_hooks(accounts.opened)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
         except BgaiError as error:
             fail(error)
@@ -360,8 +370,8 @@ class PublishCatalogueOperator(BaseOperator):
             "charged": costs.charged,
             "perhaps": costs.perhaps.pictures,
         }
-        for asset in self.outlets:
-            context["outlet_events"][asset].extra = report
+        self.writes = [run.layout.root]
+        update(context, self.outlets, run.layout.root, report)
         return report
 
 
@@ -395,7 +405,7 @@ class CatalogueCostOperator(BaseOperator):
         return report.as_json()
 
 
-class RollbackCatalogueOperator(BaseOperator):
+class RollbackCatalogueOperator(OpenLineage, BaseOperator):
     """Restore the version of the catalogue's pictures that was published before. Nothing is bought or lost.
 
     :param destination: the catalogue's ``s3://bucket/prefix``.
@@ -429,4 +439,5 @@ class RollbackCatalogueOperator(BaseOperator):
             published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
         except BgaiError as error:
             fail(error)
+        self.reads, self.writes = [published.mapping], [self.destination]
         return published.model_dump(mode="json")

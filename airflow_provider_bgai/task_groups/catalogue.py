@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import Asset, TaskGroup
+from airflow.providers.common.compat.sdk import TaskGroup
 
+from airflow_provider_bgai.operators._lineage import outlets_of
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -30,7 +31,8 @@ class CatalogueTaskGroup(TaskGroup):
         :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
     :param sign_conn_id: see there, too.
     :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
-    :param outlets: assets to be updated by publishing; None for one named by the destination.
+    :param outlets: assets to be updated by publishing; None for one named by the destination or, where that is a
+        template, for the alias ``<dag_id>.<group_id>`` (not before Airflow 3.0).
     """
 
     def __init__(
@@ -59,8 +61,7 @@ class CatalogueTaskGroup(TaskGroup):
     ) -> None:
         super().__init__(group_id=group_id, **kwargs)
         if outlets is None:
-            # A templated destination has no name before the run.
-            outlets = [Asset(uri=destination)] if "{" not in destination else []
+            outlets = outlets_of(destination, f"{self.dag.dag_id}.{self.group_id}")
         with self:
             plan = PlanCatalogueOperator(
                 task_id="plan",
