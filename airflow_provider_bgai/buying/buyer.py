@@ -258,6 +258,7 @@ class Buyer:
                 raise UnknownOutcomeError(f"Its answer came after it was given up: {call.what}", vendor=call.vendor)
         except BaseException as error:
             doubt = isinstance(error, UnknownOutcomeError | StoreError)
+            hook.counts["in_doubt"] += isinstance(error, UnknownOutcomeError)
             if doubt:
                 purchase.sent = paying.call
             elif paying.call is not None and paying.call.state in ENDS:

@@ -112,6 +112,12 @@ class Progress:
         return {place: found for place, found in self.results.items() if all(it.images for it in found)}
 
     @property
+    def waiting(self) -> list[Call]:
+        """The vendors' tasks that waiting helps. With a wrong key none does: they are kept, and reported so."""
+        pending = self.pending.values()
+        return [call for call, problem in pending if call.task_id and not isinstance(problem, AuthenticationError)]
+
+    @property
     def perhaps(self) -> list[Call]:
         """The calls that have not ended."""
         return [*(call for call, _ in self.pending.values()), *self.doubts.values()]

@@ -227,6 +227,7 @@ class BackgroundHook(Vendor):
         if not askable(task_id):
             raise InvalidRequestError(f"task_id={task_id!r}: not a {self.hook_name} task ID")
         await self.load_settings()
+        self.counts["polls"] += 1
         return await self.ask(task_id)
 
     async def wait_for(

@@ -7,6 +7,7 @@ The only file of the hooks that needs Airflow; it knows nothing of HTTP. What is
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -78,6 +79,7 @@ class ConnectedHook(BaseHook):
     :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in the form.
     :param connection: the connection, if it has been looked up already.
     :param shards: how many tasks use the connection side by side: each gets that part of its rate and slots.
+    :ivar counts: for metrics: ``polls``, ``too_fast`` (answers of 429), ``in_doubt`` (paid requests).
     """
 
     conn_name_attr = "conn_id"
@@ -96,6 +98,7 @@ class ConnectedHook(BaseHook):
         super().__init__()
         self.conn_id = conn_id or self.default_conn_name
         self.shards = shards
+        self.counts: Counter[str] = Counter()
         self._connection = connection
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

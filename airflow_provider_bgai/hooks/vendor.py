@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from airflow_provider_bgai import web
-from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, InvalidRequestError
+from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError, InvalidRequestError, RateLimitError
 from airflow_provider_bgai.hooks.channel import Outgoing, sendable_header
 from airflow_provider_bgai.hooks.connection import ConnectedHook
 from airflow_provider_bgai.hooks.meaning import Answer, Documented, meaning, read_error, retry_after
@@ -148,6 +148,7 @@ class Vendor(ConnectedHook):
         status = self.status(answer)
         code, message = read_error(answer.json)
         cls = meaning(status, answer.json, self.documented, paid=paid)
+        self.counts["too_fast"] += cls is RateLimitError
         if 200 <= status < 300 and not message:
             message = f"no picture and no task in it: {answer.excerpt()!r}"
         return self.error(

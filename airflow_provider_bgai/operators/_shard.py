@@ -6,6 +6,7 @@ What Airflow is told of it, and when it waits, stands in the operator.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook
 
+from airflow_provider_bgai.operators._metrics import count
 from airflow_provider_bgai.operators._task import Accounts, wind_up
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ class ShardTask:
         try:
             return await generate(shard, self.wanted, **how), buyer.ended
         finally:
-            await wind_up(buyer, purse)
+            await wind_up(buyer, purse, accounts)
 
     def keep(self, progress: Progress) -> None:
         """Keep what has landed for the next pass, which reads nothing of it any more."""
@@ -154,6 +156,9 @@ class ShardTask:
 
         ledger = self.ledger
         results = give_up(self.wanted, progress, self.plan.run)
+        preferred = self.plan.vendor.partition("/")[0]
+        for vendor, number in Counter(it.vendor or preferred for it in results if it.outcome == "refused").items():
+            count("refused", number, vendor)
         uri, body = run_of(self.uri).results_of(self.uri), dump_lines(results)
         ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
         calls = {call.call_id: call for call in progress.perhaps}

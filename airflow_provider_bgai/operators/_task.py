@@ -24,6 +24,7 @@ from airflow_provider_bgai.exceptions import (
     VendorFaultError,
 )
 from airflow_provider_bgai.layout import run_name_of
+from airflow_provider_bgai.operators import _metrics
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,6 +45,22 @@ _RETRYABLE = (
 )
 
 
+SOON = 60.0
+"""Seconds after which a retry should collect what is paid for: the vendors' links live an hour or less."""
+
+
+class RetryableError(AirflowException):
+    """A retry helps.
+
+    :param retry_after: seconds after which it does; None: nobody knows. Used by
+        :class:`~airflow_provider_bgai.operators.retries.RetryInTime`.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = SOON) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What ends a task in words (:func:`fail`): our own errors, and what S3 and the way to it raise."""
     from airflow_provider_bgai.storage import store_errors
@@ -62,7 +79,8 @@ def fail(error: Exception) -> NoReturn:
     if not isinstance(error, BgaiError):
         raise AirflowException(f"S3 fails for now: {error}") from None
     if isinstance(error, _RETRYABLE) or error.reason == "budget":
-        raise AirflowException(of_error(error)) from None
+        paid = SOON if error.paid == "yes" else None
+        raise RetryableError(of_error(error), paid if error.retry_after is None else error.retry_after) from None
     kind = "Unknown outcome" if isinstance(error, UnknownOutcomeError) else f"Not retried ({error.reason})"
     raise AirflowFailException(f"{kind}: {of_error(error)}") from None
 
@@ -99,7 +117,7 @@ class Accounts:
     :param conn_id: the connection, or several in order of preference; none where nothing is bought.
     :param staging: where pictures are put for vendors that take links only.
     :param shards: how many tasks share the connections' rates side by side.
-    :ivar hooks: of ``conn_id``, in that order.
+    :ivar hooks: of ``conn_id``, in that order; ``opened``: these and all others that were found.
     :raises AuthenticationError: naming the connection that is missing or wrong.
     """
 
@@ -107,6 +125,7 @@ class Accounts:
         self, storage: Storage, conn_id: str | Sequence[str] = (), *, staging: str | None = None, shards: int = 1
     ) -> None:
         self._storage, self._staging, self._shards = storage, staging, shards
+        self.opened: list[BackgroundHook] = []
         self.hooks = [self._open(name) for name in ([conn_id] if isinstance(conn_id, str) else conn_id)]
 
     def __call__(self, conn_id: str) -> BackgroundHook | None:
@@ -120,11 +139,14 @@ class Accounts:
 
         hook = get_hook(conn_id, storage=self._storage, staging=self._staging, shards=self._shards)
         _ = hook.settings  # a connection is looked up over a channel that blocks
+        self.opened.append(hook)
         return hook
 
 
-async def wind_up(buyer: Buyer, purse: Budget | None, *, settle_others_after: float | None = None) -> None:
-    """End a task's buying: close the budget, put what has ended into the books, close the clients.
+async def wind_up(
+    buyer: Buyer, purse: Budget | None, accounts: Accounts, *, settle_others_after: float | None = None
+) -> None:
+    """End a task's buying: close the budget, put what has ended into the books, tell the metrics, close the clients.
 
     What S3 refuses here is made up for later: the budget counts too much rather than too little, and whoever walks
     ``open/`` next books what was left. So it hides nothing that the task has to say.
@@ -141,15 +163,18 @@ async def wind_up(buyer: Buyer, purse: Budget | None, *, settle_others_after: fl
 
     async def write_books() -> None:
         if settle_others_after is None:
-            await asyncio.to_thread(book, buyer.ledger, buyer.run, buyer.ended)
+            booked = buyer.ended
+            await asyncio.to_thread(book, buyer.ledger, buyer.run, booked)
         else:
-            await settle(buyer.collector, buyer.run, older_than=settle_others_after)
+            booked = await settle(buyer.collector, buyer.run, older_than=settle_others_after)
+        _metrics.count_calls(booked, buyer.run)
 
     for what, work in (("The budget", close), ("The books", write_books)):
         try:
             await work()
         except store_errors(BgaiError) as error:
             log.warning("%s could not be written, which the next run makes up for: %s", what, error)
+    _metrics.count_hooks(accounts.opened)
     await buyer.aclose()
 
 
@@ -188,7 +213,7 @@ def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget 
         try:
             ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
         finally:
-            await wind_up(buyer, purse)
+            await wind_up(buyer, purse, accounts)
         insist_on_pictures(ledger, ended)
         return ended
 

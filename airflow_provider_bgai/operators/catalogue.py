@@ -13,15 +13,24 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
     AirflowFailException,
     BaseOperator,
     conf,
 )
 
-from airflow_provider_bgai.exceptions import AuthenticationError, BgaiError
+from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.operators import _metrics
+from airflow_provider_bgai.operators._lineage import OpenLineage, update
 from airflow_provider_bgai.operators._shard import ShardTask, signer
-from airflow_provider_bgai.operators._task import Accounts, fail, failures, open_storage, run_of_task, tries_left
+from airflow_provider_bgai.operators._task import (
+    Accounts,
+    RetryableError,
+    fail,
+    failures,
+    open_storage,
+    run_of_task,
+    tries_left,
+)
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
 from airflow_provider_bgai.ui.links import RUN, LocationLink, Shown
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 
 
-class PlanCatalogueOperator(Shown, BaseOperator):
+class PlanCatalogueOperator(Shown, OpenLineage, BaseOperator):
     """Find out what the catalogue needs, and what it will cost, before a cent is spent.
 
     Returns (XCom) the shards' URIs, to map ``GenerateCatalogueOperator`` over; under the key ``plan`` the plan: URI,
@@ -66,7 +75,6 @@ class PlanCatalogueOperator(Shown, BaseOperator):
     )
     template_fields_renderers = {"recipe": "json", "budget": "json"}
     operator_extra_links = RUN
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -113,6 +121,7 @@ class PlanCatalogueOperator(Shown, BaseOperator):
         from airflow_provider_bgai.models import number
 
         run = run_of_task(context)
+        self.reads = [self.manifest, *([self.recipe] if isinstance(self.recipe, str) else [])]
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             hooks = Accounts(storage, self.conn_id).hooks
@@ -135,13 +144,15 @@ class PlanCatalogueOperator(Shown, BaseOperator):
             )
         except failures() as error:
             fail(error)
+        self.writes = [plan.uri]
+        _metrics.count("refused", plan.counts.get("refused", 0), hooks[0].vendor)
         self.log.info("Planned, and nothing bought yet:\n%s", of_plan(plan))
         summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
 
 
-class GenerateCatalogueOperator(Shown, BaseOperator):
+class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
     """Buy and land the pictures of one shard, many at a time, each once. Map it over the plan's shards.
 
     A picture that fails is reported in the shard's results and stops no other. A retry, or the same shard in another
@@ -166,7 +177,6 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
     template_fields: Sequence[str] = ("shard", "conn_id", "budget", "sign_conn_id", "aws_conn_id")
     template_fields_renderers = {"budget": "json"}
     operator_extra_links = RUN
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -220,11 +230,12 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
         """
         under_way = {place: (name, number) for place, name, number in begun}
         try:
-            deadline = Event.of(event).deadline
+            came = Event.of(event)
         except BgaiError as error:
             fail(error)
+        _metrics.count_all(came.counts, came.vendor)
         return self._pass(
-            context, deadline=deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
+            context, deadline=came.deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
         )
 
     def on_kill(self) -> None:
@@ -241,6 +252,7 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             task = ShardTask.read(self.shard, storage)
+            self.reads, self.writes = [task.plan.uri], [task.ledger.layout.pictures()]
             sign = signer(self.sign_conn_id) if task.signs else None
             side_by_side = max(1, min(self.parallel_shards, len(task.plan.shards)))
             staging = task.ledger.layout.staged
@@ -263,17 +275,11 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
         except failures() as error:
             fail(error)
         if progress.troubles and tries_left(context):
-            raise AirflowException(
+            raise RetryableError(
                 f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. A retry collects them: "
                 f"{progress.troubles[0]}"
             )
-        # With a wrong key no waiting helps: the tasks are kept, and reported so.
-        waiting = [
-            call
-            for call, problem in progress.pending.values()
-            if call.task_id and not isinstance(problem, AuthenticationError)
-        ]
-        if waiting and self.deferrable and time.time() < deadline:
+        if (waiting := progress.waiting) and self.deferrable and time.time() < deadline:
             # One trigger speaks with one vendor. Others' tasks, after a failover, are collected in the next pass.
             by_connection = Counter(call.conn_id for call in waiting)
             ((conn_id, _),) = by_connection.most_common(1)
@@ -296,7 +302,7 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
         if progress.pending and tries_left(context):
             call, problem = next(iter(progress.pending.values()))
             paid = money_of(cost_report(it for it, _ in progress.pending.values()).total.perhaps)
-            raise AirflowException(
+            raise RetryableError(
                 f"{len(progress.pending)} picture(s) are paid for ({paid}) and not there yet. A retry collects them "
                 f"before their links die: {call.what}: {problem}"
             )
@@ -309,13 +315,14 @@ class GenerateCatalogueOperator(Shown, BaseOperator):
         return report
 
 
-class PublishCatalogueOperator(Shown, BaseOperator):
+class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
     """Make the run's pictures the ones the shop reads, all at once, or none if too many failed.
 
     Before that it settles what is open: calls that have ended are put into the books, whichever run sent them, and what
     is paid for and waits is collected by the connection that paid for it.
 
-    Returns (XCom) counts, costs and URIs. With outlets, each gets them as the extra of its asset event.
+    Returns (XCom) counts, costs and URIs. With outlets, each gets them as the extra of its asset event; an alias
+    stands for the asset of the destination.
 
     :param plan: what ``PlanCatalogueOperator`` told under the key ``plan``: ``plan.output["plan"]``.
     :param max_failure_ratio: publish unless more than this share (0 to 1) of the wanted pictures failed.
@@ -324,7 +331,6 @@ class PublishCatalogueOperator(Shown, BaseOperator):
 
     template_fields: Sequence[str] = ("plan", "max_failure_ratio", "aws_conn_id")
     operator_extra_links = RUN
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -356,7 +362,10 @@ class PublishCatalogueOperator(Shown, BaseOperator):
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
-            settle_all(ledger, Accounts(storage, staging=run.layout.staged), run.name)
+            self.reads = [run.plan, run.layout.pictures()]
+            accounts = Accounts(storage, staging=run.layout.staged)
+            _metrics.count_calls(settle_all(ledger, accounts, run.name), run.name)
+            _metrics.count_hooks(accounts.opened)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
         except failures() as error:
             fail(error)
@@ -367,8 +376,8 @@ class PublishCatalogueOperator(Shown, BaseOperator):
             "charged": costs.charged,
             "perhaps": costs.perhaps.pictures,
         }
-        for asset in self.outlets:
-            context["outlet_events"][asset].extra = report
+        self.writes = [run.layout.root]
+        update(context, self.outlets, run.layout.root, report)
         return report
 
 
@@ -381,7 +390,6 @@ class CatalogueCostOperator(Shown, BaseOperator):
 
     template_fields: Sequence[str] = ("destination", "month", "aws_conn_id")
     operator_extra_links = (LocationLink(),)
-    ui_color = "#e8e4f3"
 
     def __init__(
         self, *, destination: str, month: str | None = None, aws_conn_id: str | None = "aws_default", **kwargs: Any
@@ -403,7 +411,7 @@ class CatalogueCostOperator(Shown, BaseOperator):
         return report.as_json()
 
 
-class RollbackCatalogueOperator(Shown, BaseOperator):
+class RollbackCatalogueOperator(Shown, OpenLineage, BaseOperator):
     """Restore the version of the catalogue's pictures that was published before. Nothing is bought or lost.
 
     :param destination: the catalogue's ``s3://bucket/prefix``.
@@ -413,7 +421,6 @@ class RollbackCatalogueOperator(Shown, BaseOperator):
 
     template_fields: Sequence[str] = ("destination", "to", "aws_conn_id")
     operator_extra_links = (LocationLink(),)
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -438,4 +445,5 @@ class RollbackCatalogueOperator(Shown, BaseOperator):
             published = rollback(open_storage(self.aws_conn_id, self.extra_args), self.destination, to=self.to or None)
         except failures() as error:
             fail(error)
+        self.reads, self.writes = [published.mapping], [self.destination]
         return published.model_dump(mode="json")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_bgai.exceptions import InvalidRequestError, StoppedError
+from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, StoppedError
+from airflow_provider_bgai.operators import _metrics
+from airflow_provider_bgai.operators._lineage import OpenLineage, folder_of, outlets_of, update
 from airflow_provider_bgai.operators._task import (
     Accounts,
     TaskResult,
@@ -49,7 +51,7 @@ COLLECT_TIMEOUT = 60.0
 ABANDONED = 3600.0
 
 
-class GenerateBackgroundOperator(Shown, BaseOperator):
+class GenerateBackgroundOperator(Shown, OpenLineage, BaseOperator):
     """Paint a new background behind a product and land the pictures in S3, paying once.
 
     A record is written to S3 before the paid call (``_bgai/calls/`` beside the destination) and the vendor's
@@ -83,6 +85,8 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
     :param on_unknown_outcome: what to do where nobody can know whether a call was charged: ``"hold"`` (fail,
         and let nobody buy this picture for 20 hours), ``"fail"`` (fail, until somebody decides:
         ``bgai-ledger release``), or ``"resubmit"`` (buy again at once; **may pay twice**, which the records count).
+    :param outlets: assets to be updated; by default the one named by the destination's folder or, where that is a
+        template, the alias ``<dag_id>.<task_id>`` (not before 3.0). A mapped task has those that ``partial()`` names.
     :param on_unfaithful: what to do with a picture that does not show the product as it is: ``"warn"`` (land it, with
         the verdict among the result's warnings), ``"quarantine"`` (put it aside and fail), or ``"ignore"`` (do
         not compare).
@@ -107,7 +111,6 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
     )
     template_fields_renderers = {"options": "json", "budget": "json"}
     operator_extra_links = PICTURES
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -159,6 +162,9 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         self.epoch = epoch
         self.on_unknown_outcome = on_unknown_outcome
         self.on_unfaithful = on_unfaithful
+        # Who only submits lands nothing. A mapped task's outlets are known to Airflow only where partial() names them.
+        if wait_for_completion and not self.outlets and "outlets" not in kwargs:
+            self.outlets = outlets_of(folder_of(destination), f"{self.dag_id}.{self.task_id}")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Buy the picture, or find it bought; land it, or wait for it."""
@@ -172,9 +178,11 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         except LaterError as error:
             fail(StoppedError(f"{error} is stopped for now"))
         except failures() as error:
+            if isinstance(error, BgaiError):
+                _metrics.count("refused", int(error.reason in ("refused", "moderation")), error.vendor or "none")
             fail(error)
         if call.state != "answered":
-            return self._landed(ledger, call, run_of_task(context), reused=reused)
+            return self._landed(context, ledger, call, reused=reused)
         uri = ledger.layout.call(call.fingerprint, call.number)
         if not self.wait_for_completion:
             return tell(TaskResult.of(call, uri, cost=call.price))
@@ -197,12 +205,13 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         run = run_of_task(context)
         try:
             came = Event.of(event)
+            _metrics.count_all(came.counts, came.vendor)
             ledger, call = read_call(open_storage(self.aws_conn_id, self.extra_args), came.record)
             timeout = 1.0 if came.action == "give_up" else COLLECT_TIMEOUT
-            call = collect(ledger, call, run, timeout, self._purse(ledger, run))
+            call = collect(ledger, call, run, timeout, purse_of(self.budget, ledger, run))
         except failures() as error:
             fail(error)
-        return self._landed(ledger, call, run, reused=False)
+        return self._landed(context, ledger, call, reused=False)
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The record in S3 keeps its ID for the next try or run."""
@@ -215,7 +224,7 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         from airflow_provider_bgai.buying.buyer import Buyer
         from airflow_provider_bgai.buying.purchase import Wish
 
-        purse = self._purse(ledger, run)
+        purse = purse_of(self.budget, ledger, run)
         buyer = Buyer(accounts.hooks, ledger, run=run, owner=run, purse=purse, account=accounts)
         wish = Wish(
             request=request,
@@ -234,13 +243,18 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
             insist_on_pictures(ledger, call)
             return call, reused
         finally:
-            await wind_up(buyer, purse, settle_others_after=ABANDONED)
+            await wind_up(buyer, purse, accounts, settle_others_after=ABANDONED)
 
-    def _landed(self, ledger: Ledger, call: Call, run: str, *, reused: bool) -> dict[str, Any]:
+    def _landed(self, context: Context, ledger: Ledger, call: Call, *, reused: bool) -> dict[str, Any]:
         """Put the pictures where they are wanted; what this run's calls for it cost in all."""
+        from airflow_provider_bgai.buying.landing import destination_root
         from airflow_provider_bgai.buying.record import PAID
 
+        run = run_of_task(context)
         images = place(ledger, call, self.destination)
+        self.reads, self.writes = [self.image], [image["uri"] for image in images]
+        counts = {"pictures": len(images), "bought": 0 if reused else len(images)}
+        update(context, self.outlets, destination_root(self.destination), counts)
         calls = [it for it in (ledger.all(call.fingerprint) if call.number > 1 else [call]) if it.run == run]
         prices = [it.price for it in calls if it.state in PAID]
         cost = None if None in prices else sum((price for price in prices if price is not None), Decimal(0))
@@ -280,13 +294,15 @@ class GenerateBackgroundOperator(Shown, BaseOperator):
         check_store_once(storage, ledger.layout)
         return storage, ledger
 
-    def _purse(self, ledger: Ledger, run: str) -> Budget | None:
-        from airflow_provider_bgai.buying.budget import Budget
-        from airflow_provider_bgai.buying.caps import Caps
 
-        if not self.budget:
-            return None
-        return Budget(ledger.storage, ledger.layout.root, Caps.read(self.budget), run, "task")
+def purse_of(budget: Mapping[str, Any] | None, ledger: Ledger, run: str) -> Budget | None:
+    """What caps the spending; None where nothing does. :raises InvalidRequestError: if the caps are none."""
+    from airflow_provider_bgai.buying.budget import Budget
+    from airflow_provider_bgai.buying.caps import Caps
+
+    if not budget:
+        return None
+    return Budget(ledger.storage, ledger.layout.root, Caps.read(budget), run, "task")
 
 
 def inspection(on_unfaithful: OnUnfaithful) -> Inspection:

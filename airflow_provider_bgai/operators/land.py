@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.operators._lineage import OpenLineage, folder_of, outlets_of, update
+from airflow_provider_bgai.operators._metrics import count_hooks
 from airflow_provider_bgai.operators._task import (
     Accounts,
     TaskResult,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.storage import Storage
 
 
-class LandBackgroundOperator(Shown, BaseOperator):
+class LandBackgroundOperator(Shown, OpenLineage, BaseOperator):
     """Fetch the pictures of a vendor's task and put them into S3. Never pays; safe to repeat.
 
     :param conn_id: the vendor's connection; the account that paid for the task.
@@ -46,7 +48,6 @@ class LandBackgroundOperator(Shown, BaseOperator):
 
     template_fields: Sequence[str] = ("conn_id", "vendor_task_id", "destination", "aws_conn_id")
     operator_extra_links = PICTURES
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -68,15 +69,23 @@ class LandBackgroundOperator(Shown, BaseOperator):
         self.extra_args = extra_args
         self.timeout = timeout
         self.on_unfaithful = on_unfaithful
+        if not self.outlets and "outlets" not in kwargs:
+            self.outlets = outlets_of(folder_of(destination), f"{self.dag_id}.{self.task_id}")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""
+        from airflow_provider_bgai.buying.landing import destination_root
+
         try:
             if isinstance(self.vendor_task_id, Mapping):
-                return tell(self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context)))
-            return tell(self._land_task(str(self.vendor_task_id or "")))
+                landed = self._land_call(TaskResult.read(self.vendor_task_id), run_of_task(context))
+            else:
+                landed = self._land_task(str(self.vendor_task_id or ""))
         except failures() as error:
             fail(error)
+        self.writes = [image["uri"] for image in landed.images]
+        update(context, self.outlets, destination_root(self.destination), {"pictures": len(landed.images)})
+        return tell(landed)
 
     def _land_call(self, submitted: TaskResult, run: str) -> TaskResult:
         """What a GenerateBackgroundOperator has submitted, or landed already: on record in its ledger."""
@@ -127,6 +136,7 @@ class LandBackgroundOperator(Shown, BaseOperator):
             )
             landing = await land(hook, generation, storage, call, None, there)
         finally:
+            count_hooks([hook])
             await hook.aclose()
         images = [output.model_dump(mode="json") for output in landing.images]
         call = call.model_copy(update={"warnings": (*call.warnings, *landing.warnings)})

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._task import TaskResult, fail
 from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger, Event
 from airflow_provider_bgai.ui.links import Shown
@@ -45,7 +46,6 @@ class BackgroundTaskSensor(Shown, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("conn_id", "vendor_task_id")
-    ui_color = "#e8e4f3"
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class BackgroundTaskSensor(Shown, BaseSensorOperator):
             came = Event.of(event)
         except BgaiError as error:
             fail(error)
+        _metrics.count_all(came.counts, came.vendor)
         problems = "; ".join(f"{task_id} {text}".strip() for task_id, text in came.problems.items())
         if came.failed:
             self._fail(f"{came.failed} task(s) failed: {problems}. {PAYS_NOTHING}")
@@ -148,6 +149,7 @@ class BackgroundTaskSensor(Shown, BaseSensorOperator):
 
     def _close(self) -> None:
         if self._runner is not None and self._hook is not None:
+            _metrics.count_hooks([self._hook])
             self._runner.run(self._hook.aclose())
             self._runner.close()
         self._runner = self._hook = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import Asset, TaskGroup
+from airflow.providers.common.compat.sdk import TaskGroup
 
 try:
     from airflow.providers.standard.operators.empty import EmptyOperator
 except ImportError:  # Airflow 2.11
     from airflow.operators.empty import EmptyOperator  # type: ignore[no-redef]
 
+from airflow_provider_bgai.operators._lineage import outlets_of
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -37,7 +38,8 @@ class CatalogueTaskGroup(TaskGroup):
         :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
     :param sign_conn_id: see there, too.
     :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
-    :param outlets: assets to be updated by publishing; None for one named by the destination.
+    :param outlets: assets to be updated by publishing; None for one named by the destination or, where that is a
+        template, for the alias ``<dag_id>.<group_id>`` (not before Airflow 3.0).
     """
 
     def __init__(
@@ -66,8 +68,7 @@ class CatalogueTaskGroup(TaskGroup):
     ) -> None:
         super().__init__(group_id=group_id, **kwargs)
         if outlets is None:
-            # A templated destination has no name before the run.
-            outlets = [Asset(uri=destination)] if "{" not in destination else []
+            outlets = outlets_of(destination, f"{self.dag.dag_id}.{self.group_id}")
         with self:
             plan = PlanCatalogueOperator(
                 task_id="plan",

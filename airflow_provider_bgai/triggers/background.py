@@ -9,6 +9,7 @@ new argument has a default, and an unknown one is passed over.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ class Event(BaseModel):
     :param problems: task ID -> what is wrong with it; ``""`` where it is wrong with all.
     :param record: what the trigger was given to hand back.
     :param deadline: epoch seconds.
+    :param counts: what the hook of ``vendor`` has counted: the worker tells it, Airflow's metrics are off in triggers.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,6 +47,8 @@ class Event(BaseModel):
     problems: dict[str, str]
     record: str | None
     deadline: float
+    vendor: str = ""
+    counts: dict[str, int] = {}
 
     @classmethod
     def of(cls, event: Any) -> Event:
@@ -117,8 +121,10 @@ class BackgroundTaskTrigger(BaseTrigger):
         watch = TaskWatch(self.task_ids, deadline=self.deadline, now=now, policy=policy)
         problems: dict[str, str] = {}
         action: Action
+        vendor, counts = "", Counter[str]()
         try:
             async with await aget_hook(self.conn_id) as hook:
+                vendor, counts = hook.vendor, hook.counts
                 self.log.info("Waiting for %d %s task(s)", len(self.task_ids), hook.vendor)
                 ended = await hook.watch(watch)
             problems = {name: result.error or "" for name, result in ended.items() if result.state == "failed"}
@@ -136,6 +142,8 @@ class BackgroundTaskTrigger(BaseTrigger):
             problems=dict(list(problems.items())[:MAX_PROBLEMS]),
             record=self.record,
             deadline=self.deadline,
+            vendor=vendor,
+            counts=counts,
         )
         yield TriggerEvent(event.model_dump())
 

@@ -100,6 +100,7 @@ class Shown:
 
     operator_extra_links: Collection[BaseOperatorLink] = ()
     template_fields: Sequence[str]
+    ui_color = "#e8e4f3"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

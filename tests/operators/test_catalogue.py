@@ -2,70 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-from typing import Any
 
 import pytest
 
-from tests.dags.catalogue import CATALOGUE_PARAMS
 from tests.imaging.test_sign import CERTIFICATES, KEY, pem
 from tests.imaging.test_sign import read as read_signature
-
-RECIPE = """
-version: 1
-prompt: "{{ title }} on a table"
-categories:
-  toys: {prompt: "{{ title }} on a rug"}
-"""
-
-
-@pytest.fixture
-def shop(s3, request) -> str:
-    return f"s3://{s3.bucket}/{request.node.name.replace('[', '-').replace(']', '')}"
-
-
-@pytest.fixture
-def catalogue(upload, product, shop):
-    """``catalogue(6)`` uploads a manifest of six products, their images and a recipe."""
-    folder = shop.partition("//")[2].partition("/")[2] + "-source"
-
-    def make(count: int, *, titles: dict[int, str] | None = None, recipe: str = RECIPE, extra_rows: str = "") -> dict:
-        rows = io.StringIO()
-        writer = csv.writer(rows)
-        writer.writerow(["sku", "image", "title", "category"])
-        for number in range(count):
-            title = (titles or {}).get(number, f"Thing {number}")
-            writer.writerow([f"SKU-{number}", "product.png", title, "toys" if number % 2 else "tools"])
-        upload(f"{folder}/product.png", product)
-        manifest = upload(f"{folder}/products.csv", (rows.getvalue() + extra_rows).encode(), "text/csv")
-        return {
-            "manifest": manifest,
-            "recipe": upload(f"{folder}/recipe.yaml", recipe.encode(), "application/yaml"),
-            "destination": shop,
-        }
-
-    return make
-
-
-@pytest.fixture
-def night(dags, box, s3, connections):
-    """Run a night; what each task returned, by task ID."""
-
-    def run(waiting: str = "blocking", dag_id: str | None = None, **conf) -> dict:
-        dag_run = dags[dag_id or f"catalogue_{waiting}"].test(run_conf=CATALOGUE_PARAMS | conf)
-        found: dict[str, Any] = {"state": str(dag_run.state)}
-        for instance in dag_run.get_task_instances():
-            name = instance.task_id.rpartition(".")[2]
-            key = "plan" if name == "plan" else "return_value"
-            value = instance.xcom_pull(
-                task_ids=instance.task_id, run_id=dag_run.run_id, map_indexes=instance.map_index, key=key
-            )
-            found.setdefault(name, []).append(value)
-        return found
-
-    return run
+from tests.operators.conftest import RECIPE
 
 
 def names(s3, shop: str) -> list[str]:

@@ -1,0 +1,78 @@
+"""What a task tells of its data: assets that other DAGs wait for, and inputs and outputs for OpenLineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import Asset, AssetAlias
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+
+def outlets_of(folder: str, name: str) -> list[Asset | AssetAlias]:
+    """What a task updates unless its author says otherwise: the asset of an ``s3://`` folder, or, where that is a
+    template, an alias for the folders it will be.
+
+    :param name: of the alias.
+    """
+    if "{" not in folder:
+        return [Asset(uri=folder)]
+    # An alias that is not in the database, as in ``dag.test()``, ends a task of 2.11: there its author has to name it.
+    return [AssetAlias(name=name)] if AIRFLOW_V_3_0_PLUS else []
+
+
+def folder_of(destination: Any) -> str:
+    """The folder of ``s3://bucket/key-{index}.{ext}``; the destination as it is where its folder is a template."""
+    text = str(destination)
+    before, _, rest = text.partition("{")
+    folder = before.rpartition("/")[0]
+    templated = rest.startswith(("{", "%")) and "/" in rest
+    return text if templated or not folder.startswith("s3://") else folder
+
+
+def update(context: Context, outlets: Iterable[Any], uri: str, extra: Mapping[str, Any]) -> None:
+    """Give each asset's event its extra, and let each alias stand for the asset of ``uri``.
+
+    :param extra: small JSON.
+    """
+    # An event by an alias is hashed by its extra before 3.0, which takes no lists and mappings.
+    flat = extra if AIRFLOW_V_3_0_PLUS else {name: it for name, it in extra.items() if not isinstance(it, dict | list)}
+    for each in outlets:
+        event = context["outlet_events"][each]
+        if isinstance(each, AssetAlias):
+            event.add(Asset(uri=uri), extra=dict(flat))
+        else:
+            event.extra = dict(extra)
+
+
+class OpenLineage:
+    """An operator that says what it has read and written. OpenLineage's provider asks it, where that is installed.
+
+    :ivar reads, writes: URIs or local paths, set while the task runs.
+    """
+
+    reads: Sequence[str] = ()
+    writes: Sequence[str] = ()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
+        """Inputs and outputs; after a failure, too."""
+        from airflow.providers.common.compat.openlineage.facet import Dataset
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        inputs, outputs = ([Dataset(*dataset_name(uri)) for uri in uris] for uris in (self.reads, self.writes))
+        return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+def dataset_name(uri: str) -> tuple[str, str]:
+    """Namespace and name as OpenLineage spells them, without what may be secret in a link: its query and its user."""
+    from airflow_provider_bgai.sources import shown
+
+    scheme, mark, rest = shown(uri).partition("://")
+    if not mark:
+        return "file", uri
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}", path.rstrip("/") or "/"
