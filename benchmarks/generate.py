@@ -113,7 +113,7 @@ def ours(
     from airflow_provider_bgai.catalogue.finishing import Finishing
     from airflow_provider_bgai.catalogue.shard import Shard, generate, give_up
     from airflow_provider_bgai.hooks import get_hook
-    from airflow_provider_bgai.operators._task import wind_up
+    from airflow_provider_bgai.operators._task import Accounts, wind_up
     from airflow_provider_bgai.storage import Storage
 
     storage, hook = Storage(), get_hook("picwish_default")
@@ -129,7 +129,7 @@ def ours(
         try:
             return await generate(shard, items, patience=patience, **how)
         finally:
-            await wind_up(buyer, None)
+            await wind_up(buyer, None, Accounts(storage))
 
     profiler = cProfile.Profile() if profile else None
     began = time.perf_counter()

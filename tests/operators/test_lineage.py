@@ -8,7 +8,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
-from airflow_provider_bgai.operators._lineage import dataset_name, folder_of
+from airflow_provider_bgai.operators._lineage import dataset_name, folder_of, update
 from airflow_provider_bgai.operators.generate import GenerateBackgroundOperator
 from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 
@@ -53,7 +53,7 @@ def test_a_mapped_task_has_the_outlets_that_airflow_knows_of():
 
 
 def test_a_group_publishes_the_asset_of_its_destination_or_an_alias_named_by_the_group():
-    night = {"manifest": "s3://shop/a.csv", "recipe": {}, "conn_id": "picwish_default"}
+    night: dict[str, Any] = {"manifest": "s3://shop/a.csv", "recipe": {}, "conn_id": "picwish_default"}
     with DAG("nights") as dag:
         CatalogueTaskGroup("fixed", **night, destination="s3://shop/pictures")
         CatalogueTaskGroup("templated", **night, destination="{{ params.destination }}")
@@ -62,6 +62,23 @@ def test_a_group_publishes_the_asset_of_its_destination_or_an_alias_named_by_the
     alias = [AssetAlias(name="nights.templated")] if AIRFLOW_V_3_0_PLUS else []
     assert dag.get_task("templated.publish").outlets == alias
     assert dag.get_task("silent.publish").outlets == []
+
+
+def test_an_alias_that_an_author_names_stands_for_the_folder_and_carries_what_airflow_can_hash():
+    try:
+        from airflow.sdk.execution_time.context import OutletEventAccessors
+    except ImportError:  # Airflow 2.11
+        from airflow.utils.context import OutletEventAccessors  # type: ignore[no-redef]
+    events, asset, alias = OutletEventAccessors(), Asset(uri="s3://shop/a"), AssetAlias(name="shop")
+    report = {"products": 2, "paid": {"USD": 0.06}, "examples": ["SKU-1"]}
+    update({"outlet_events": events}, [asset, alias], "s3://shop/b", report)  # type: ignore[typeddict-item]
+    assert events[asset].extra == report
+    if AIRFLOW_V_3_0_PLUS:
+        (event,) = events[alias].asset_alias_events
+        assert (event.dest_asset_key.uri, event.extra) == ("s3://shop/b", report)
+    else:
+        (event,) = events[alias].dataset_alias_events
+        assert (event["dest_dataset_uri"], event["extra"]) == ("s3://shop/b", {"products": 2})
 
 
 # --- in real runs

@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -37,10 +38,11 @@ def configured() -> Iterator[None]:
         from airflow.metrics.statsd_logger import get_statsd_logger
         from airflow.stats import Stats
 
-        kind = type(Stats)
-        before, kind.factory, Stats.instance = kind.factory, get_statsd_logger, None
+        old: Any = Stats
+        kind: Any = type(Stats)
+        before, kind.factory, old.instance = kind.factory, get_statsd_logger, None
         yield
-        kind.factory, Stats.instance = before, None
+        kind.factory, old.instance = before, None
     else:
         stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
         yield
