@@ -78,6 +78,17 @@ class AirflowApi:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self._get(path, params={"map_index": map_index})["value"]
 
+    def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str]:
+        """The buttons that Airflow's pages show on a task, and where they lead."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        found = self._get(path, params={"map_index": map_index})["extra_links"]
+        return {name: address for name, address in found.items() if address}
+
+    def follow(self, link: str) -> httpx.Response:
+        """What answers where a button leads; one to S3 is followed without our login."""
+        answer = self._http.get(link)
+        return httpx.get(answer.headers["Location"], trust_env=False) if answer.is_redirect else answer
+
     def log(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, attempt: int = 1) -> str:
         """What a task's attempt wrote to its log."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"

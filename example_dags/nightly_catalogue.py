@@ -24,13 +24,13 @@ VENDORS = [row.name for row in ROWS]
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
+    default_args={"owner": "shop", "retries": 2, "retry_delay": timedelta(seconds=30)},
     params={
         "manifest": Param("s3://catalogue/products.csv", type="string", description="The products"),
         "recipe": Param("s3://catalogue/recipe.yaml", type="string", description="What to paint behind them"),
         "destination": Param("s3://catalogue/backgrounds", type="string", description="Where the shop reads"),
     },
-    tags=["bgai"],
+    tags=["bgai", "catalogue"],
 )
 def nightly_catalogue():
     for vendor in VENDORS:

@@ -16,6 +16,7 @@ VENDORS = [row.name for row in ROWS]
 @dag(
     doc_md=__doc__,
     schedule=None,
+    default_args={"owner": "shop"},
     params={
         "vendor": Param(
             VENDORS[0],
@@ -46,7 +47,7 @@ VENDORS = [row.name for row in ROWS]
         ),
         "destination": Param("s3://catalogue/on-demand", type="string", description="Where pictures land"),
     },
-    tags=["bgai"],
+    tags=["bgai", "on demand"],
 )
 def on_demand():
     GenerateBackgroundOperator(

@@ -21,9 +21,10 @@ DESTINATION = "s3://catalogue/step-by-step/{{ params.vendor }}-{index}.{ext}"
 
 @dag(
     schedule=None,
+    default_args={"owner": "shop"},
     doc_md=__doc__,
     params={"vendor": Param(VENDORS[0], enum=VENDORS, description="Who paints it")},
-    tags=["bgai"],
+    tags=["bgai", "step by step"],
 )
 def submit_sensor_land():
     submit = GenerateBackgroundOperator(

@@ -9,13 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook
 
+from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.operators._metrics import count
-from airflow_provider_bgai.operators._task import Accounts, wind_up
+from airflow_provider_bgai.operators._task import Accounts, open_storage, wind_up
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.buying.calls import Ledger
@@ -179,6 +180,29 @@ class ShardTask:
             "charged": total.charged,
             "perhaps": total.perhaps.pictures,
         }
+
+
+def label_of(uri: str, aws_conn_id: str | None) -> str:
+    """What a shard is called in Airflow's lists of mapped tasks: ``0003 · 100 products``, by its number and its SKUs.
+
+    Airflow asks before a task runs and again after it. Where S3 does not say how many they are, the number alone: a
+    name is no reason to fail.
+    """
+    from airflow_provider_bgai.storage import store_errors
+
+    number = uri.rpartition("/")[2].removesuffix(".jsonl")
+    try:
+        products = _products_in(uri, aws_conn_id)
+    except store_errors(BgaiError, FileNotFoundError) as error:
+        log.debug("Nobody says how many products are in %s: %s", uri, error)
+        return number
+    return f"{number} · {products:,} product{'' if products == 1 else 's'}"
+
+
+@cache
+def _products_in(uri: str, aws_conn_id: str | None) -> int:
+    task = ShardTask.read(uri, open_storage(aws_conn_id))
+    return sum(len(wanted.skus) for wanted in task.wanted)
 
 
 def signer(conn_id: str | None) -> Sign:

@@ -12,16 +12,12 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    BaseOperator,
-    conf,
-)
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
 from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._lineage import OpenLineage, update
-from airflow_provider_bgai.operators._shard import ShardTask, signer
+from airflow_provider_bgai.operators._shard import ShardTask, label_of, signer
 from airflow_provider_bgai.operators._task import (
     Accounts,
     RetryableError,
@@ -210,6 +206,11 @@ class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
         self.sign_conn_id = sign_conn_id
         self.aws_conn_id = aws_conn_id
         self.extra_args = extra_args
+
+    @property
+    def shard_label(self) -> str:
+        """For ``map_index_template="{{ task.shard_label }}"``: ``0003 · 100 products``."""
+        return label_of(self.shard, self.aws_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect what is stored, submit; then wait here or in the triggerer."""

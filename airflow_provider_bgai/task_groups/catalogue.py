@@ -18,6 +18,7 @@ from airflow_provider_bgai.operators.catalogue import (
     PlanCatalogueOperator,
     PublishCatalogueOperator,
 )
+from airflow_provider_bgai.ui.links import about
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
@@ -96,6 +97,8 @@ class CatalogueTaskGroup(TaskGroup):
                 aws_conn_id=aws_conn_id,
                 extra_args=extra_args,
                 max_active_tis_per_dagrun=parallel_shards,
+                map_index_template="{{ task.shard_label }}",
+                doc_md=about(GenerateCatalogueOperator),
                 **({} if deferrable is None else {"deferrable": deferrable}),
             ).expand(shard=plan.output)
             publish = PublishCatalogueOperator(

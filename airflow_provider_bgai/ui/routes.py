@@ -76,9 +76,13 @@ def report(dag_id: str, run_id: str, task_id: str, map_index: int) -> Response:
 def fields_of(instance: Any) -> Mapping[str, Any]:
     """The template fields that a task of ours ran with."""
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
 
-    fields = RenderedTaskInstanceFields.get_templated_fields(instance)
-    if fields is None:
+    with create_session(scoped=False) as session:
+        task = TaskInstance.get_task_instance(**vars(instance), session=session)
+        fields = task and RenderedTaskInstanceFields.get_templated_fields(task, session=session)
+    if not fields:
         raise HTTPException(
             404,
             f"Airflow does not know where task {instance.task_id} put its things: it has not begun, or not in the last "
@@ -97,7 +101,7 @@ def landed_by(instance: Any, index: int) -> str | None:
     names = {"dag_ids": instance.dag_id, "task_ids": instance.task_id, "map_indexes": instance.map_index}
     query = XComModel.get_many(key="return_value", run_id=instance.run_id, **names)
     with create_session(scoped=False) as session:
-        value = session.scalar(query.with_only_columns(XComModel.value))
+        value = getattr(session.scalar(query.limit(1)), "value", None)
     try:
         told: Any = json.loads(value) if isinstance(value, str) else value
         return str(told["images"][index - 1]["uri"]) if index > 0 else None

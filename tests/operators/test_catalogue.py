@@ -7,6 +7,9 @@ import json
 
 import pytest
 
+from airflow_provider_bgai.operators._shard import label_of
+from airflow_provider_bgai.ui.links import ROUTES, ReportLink
+from tests.dags.catalogue import CATALOGUE_PARAMS
 from tests.imaging.test_sign import CERTIFICATES, KEY, pem
 from tests.imaging.test_sign import read as read_signature
 from tests.operators.conftest import RECIPE
@@ -34,6 +37,23 @@ def test_a_first_night_buys_everything_and_a_second_one_nothing(night, catalogue
     assert second["plan"][0]["counts"] == {"unchanged": 6}
     assert second["publish"][0]["outcomes"] == {"unchanged": 6}
     assert box.images_charged() == 6
+
+
+@pytest.mark.parametrize("waiting", ["blocking", "deferred"])
+def test_a_mapped_task_is_named_by_its_shard_and_leads_to_the_runs_report(dags, catalogue, box, connections, waiting):
+    run = dags[f"catalogue_{waiting}"].test(run_conf=CATALOGUE_PARAMS | catalogue(6))
+    tasks = {it.map_index: it for it in run.get_task_instances() if it.task_id == "catalogue.generate"}
+    assert {place: it.rendered_map_index for place, it in tasks.items()} == {
+        0: "0000 · 5 products",
+        1: "0001 · 1 product",
+    }
+    link = tasks[1].xcom_pull(task_ids="catalogue.generate", run_id=run.run_id, map_indexes=1, key=ReportLink.xcom_key)
+    assert link.endswith("/tasks/catalogue.generate/1/report" if ROUTES else "/report.html")
+
+
+def test_a_shard_that_cannot_be_read_is_named_by_its_number(storage, shop):
+    assert label_of(f"{shop}/_bgai/runs/night/shards/0003.jsonl", "aws_default") == "0003"
+    assert label_of("s3://nowhere/0004.jsonl", "aws_default") == "0004"
 
 
 def test_exactly_what_changed_is_bought_again(night, catalogue, box):

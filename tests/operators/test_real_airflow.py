@@ -112,6 +112,56 @@ def test_what_airflow_stores_of_a_waiting_task_holds_no_key_and_no_prompt(api, a
     assert ended(api, "generate_deferred", run_id) == "success"
 
 
+def test_a_task_has_its_buttons_while_it_waits_and_they_open_what_it_lands(api, box, start):
+    box.set_latency("picwish", 4)
+    run_id = start("generate_deferred")
+    wait_until(lambda: state(api, "generate_deferred", run_id) == "deferred")
+    waiting = wait_until(lambda: api.links("generate_deferred", run_id, "generate"))
+    assert set(waiting) == {"Picture", "S3 location"}
+    assert "has not landed picture 1" in api.follow(waiting["Picture"]).text
+    assert ended(api, "generate_deferred", run_id) == "success"
+    assert api.links("generate_deferred", run_id, "generate") == waiting
+    assert api.follow(waiting["Picture"]).content.startswith(b"\x89PNG")
+
+
+def test_a_task_has_its_buttons_while_it_runs_and_after_it_failed(api, box, start):
+    box.set_latency("picwish", 8)
+    box.fault("picwish", "state_-7", times=1)
+    run_id = start("generate_blocking")
+    running = wait_until(lambda: api.links("generate_blocking", run_id, "generate"))
+    assert state(api, "generate_blocking", run_id) == "running"
+    assert ended(api, "generate_blocking", run_id) == "failed"
+    assert api.links("generate_blocking", run_id, "generate") == running
+    assert set(running) == {"Picture", "S3 location"}
+
+
+def test_mapped_tasks_say_what_they_hold_while_they_wait_and_lead_to_the_report(api, box, s3, upload, product, request):
+    box.set_latency("picwish", 4)
+    upload("named/product.png", product)
+    rows = "".join(f"SKU-{number},product.png,Thing {number}\r\n" for number in range(6))
+    conf = {
+        "manifest": upload("named/products.csv", f"sku,image,title\r\n{rows}".encode(), "text/csv"),
+        "recipe": upload("named/recipe.yaml", b"prompt: '{{ title }} on oak'", "application/yaml"),
+        "destination": f"s3://{s3.bucket}/{request.node.name}",
+    }
+    dag_id, named = "catalogue_deferred", {0: "0000 · 5 products", 1: "0001 · 1 product"}
+    run_id = api.trigger(dag_id, conf)
+
+    def mapped(*states: str) -> dict[int, str]:
+        found = [each for each in api.task_instances(dag_id, run_id) if each["task_id"] == "catalogue.generate"]
+        return {each["map_index"]: each["rendered_map_index"] for each in found if each["state"] in states}
+
+    wait_until(lambda: mapped("deferred") == named)
+    links = wait_until(lambda: api.links(dag_id, run_id, "catalogue.generate", map_index=1))
+    assert set(links) == {"Report", "S3 location"}
+    assert "There is no report yet" in api.follow(links["Report"]).text
+    assert ended(api, dag_id, run_id) == "success"
+    assert mapped("success") == named
+    reports = [api.links(dag_id, run_id, f"catalogue.{name}")["Report"] for name in ("plan", "publish")]
+    for report in (*reports, links["Report"]):
+        assert "SKU-3" in api.follow(report).text
+
+
 def test_two_runs_of_a_catalogue_at_the_same_time_buy_each_picture_once(api, box, s3, upload, product, request):
     box.set_latency("picwish", 2)
     upload("twice/product.png", product)
