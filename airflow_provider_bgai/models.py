@@ -54,7 +54,7 @@ class BackgroundRequest:
                 self._set(name, str(value).strip() or None)
         for name, kind in (("count", int), ("seed", int), ("guidance_scale", float)):
             if (value := getattr(self, name)) is not None:
-                self._set(name, _number(name, value, kind))
+                self._set(name, number(name, value, kind))
         if not isinstance(self.image, str | bytes) or not self.image:
             raise InvalidRequestError(f"image={self.image!r}: must be a path, an s3:// or https:// URL, or bytes")
         for name in ("prompt", "negative_prompt"):
@@ -91,13 +91,21 @@ OPTIONAL = tuple(each.name for each in fields(BackgroundRequest) if each.default
 """The fields that a request may leave out, and that not every vendor takes."""
 
 
-def _number(name: str, value: Any, kind: type) -> Any:
-    if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
-        raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}")
+def number(name: str, value: Any, kind: type) -> Any:
+    """A number out of a form, a template or code: never another one than was typed.
+
+    :param name: of the field, for the message.
+    :param kind: ``int`` or ``float``.
+    :raises InvalidRequestError: for what is none, or has a fraction where ``kind`` has not.
+    """
+    rule = f"must be a{'n integer' if kind is int else ' number'}"
+    fraction = kind is int and isinstance(value, float) and not value.is_integer()
+    if isinstance(value, bool) or fraction or (isinstance(value, str) and "_" in value):
+        raise InvalidRequestError(f"{name}={value!r}: {rule}")
     try:
         return kind(value) + 0  # which makes 0.0 of -0.0
     except (TypeError, ValueError, OverflowError):
-        raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}") from None
+        raise InvalidRequestError(f"{name}={value!r}: {rule}") from None
 
 
 def _template(value: Any) -> str | int | None:

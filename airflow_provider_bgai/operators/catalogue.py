@@ -46,7 +46,8 @@ class PlanCatalogueOperator(BaseOperator):
     :param conn_id: the vendor's connection, or several in order of preference.
     :param budget: caps, e.g. ``{"day": {"pictures": 500}, "month": {"money": 100}}``.
     :param shard_size: pictures per mapped task; grows where there would be more than ``max_shards`` tasks.
-    :param only: ``"changed"``, ``"all"``, ``"failed"`` or a list of SKUs.
+    :param only: ``"changed"``, ``"all"``, ``"failed"`` or a list of SKUs; as text, which is what templates give, one a
+        line, each ended by a line break.
     :param limit: at most so many pictures, highest priority first.
     :param on_unknown_outcome: with ``"resubmit"``, held products are wanted too.
     :param extra_args: what every write to S3 is given besides, as in the Amazon provider (``ServerSideEncryption``,
@@ -108,6 +109,7 @@ class PlanCatalogueOperator(BaseOperator):
         from airflow_provider_bgai.catalogue.planning.plan import Plan
         from airflow_provider_bgai.catalogue.planning.planner import make_plan
         from airflow_provider_bgai.catalogue.report.story import of_plan
+        from airflow_provider_bgai.models import number
 
         run = run_of_task(context)
         try:
@@ -123,8 +125,8 @@ class PlanCatalogueOperator(BaseOperator):
                 hooks=hooks,
                 storage=storage,
                 run=run,
-                only=self.only if isinstance(self.only, str) else list(self.only),
-                limit=int(self.limit) if self.limit not in (None, "") else None,
+                only=_only(self.only),
+                limit=None if self.limit in (None, "") else number("limit", self.limit, int),
                 shard_size=self.shard_size,
                 max_shards=self.max_shards,
                 on_unknown_outcome=self.on_unknown_outcome,
@@ -139,6 +141,14 @@ class PlanCatalogueOperator(BaseOperator):
         summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
+
+
+def _only(only: str | Sequence[str]) -> str | list[str]:
+    """A word, or SKUs. An empty list of them selects nothing, and not everything."""
+    if isinstance(only, str) and "\n" not in only:
+        return only
+    skus = only.splitlines() if isinstance(only, str) else only
+    return [sku for each in skus if (sku := each.strip())]
 
 
 class GenerateCatalogueOperator(BaseOperator):
