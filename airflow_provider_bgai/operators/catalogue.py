@@ -125,7 +125,7 @@ class PlanCatalogueOperator(BaseOperator):
                 hooks=hooks,
                 storage=storage,
                 run=run,
-                only=_only(self.only),
+                only=self.only,
                 limit=None if self.limit in (None, "") else number("limit", self.limit, int),
                 shard_size=self.shard_size,
                 max_shards=self.max_shards,
@@ -141,14 +141,6 @@ class PlanCatalogueOperator(BaseOperator):
         summary = plan.model_dump(mode="json", include=Plan.model_fields.keys() - {"shards"})
         context["ti"].xcom_push(key="plan", value=summary)
         return plan.shards
-
-
-def _only(only: str | Sequence[str]) -> str | list[str]:
-    """A word, or SKUs. An empty list of them selects nothing, and not everything."""
-    if isinstance(only, str) and "\n" not in only:
-        return only
-    skus = only.splitlines() if isinstance(only, str) else only
-    return [sku for each in skus if (sku := each.strip())]
 
 
 class GenerateCatalogueOperator(BaseOperator):
