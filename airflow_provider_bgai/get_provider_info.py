@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 ENTRY_POINTS = "bgai.vendors"
 """The group in which another package names its rows; an entry point has its vendor's name."""
 PREFIX = "bgai_"
+LINKS = ("PictureLink", "ReportLink", "LocationLink")
+"""The buttons that tasks of ours may have in Airflow, in ``ui/links.py``."""
 
 
 class VendorRow(NamedTuple):
@@ -130,6 +132,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [_modules("AI backgrounds", "operators.generate", "operators.land", "operators.catalogue")],
         "sensors": [_modules("AI backgrounds", "sensors.background")],
         "triggers": [_modules("AI backgrounds", "triggers.background")],
+        "extra-links": [f"airflow_provider_bgai.ui.links.{name}" for name in LINKS],
+        # Airflow finds it by the entry point ``airflow.plugins``, too: it reads this list only where providers are
+        # not discovered lazily.
+        "plugins": [{"name": "bgai", "plugin-class": "airflow_provider_bgai.ui.plugin.BgaiPlugin"}],
     }
 
 

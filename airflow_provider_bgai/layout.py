@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
 
@@ -239,6 +240,15 @@ def run_name(*parts: str) -> str:
     in ``+ : ~`` only stay two.
     """
     return segment("+".join(escape(part) for part in parts), 200)
+
+
+def run_name_of(instance: Any) -> str:
+    """The name of the run that a task of Airflow starts: the same for all its tries.
+
+    :param instance: has ``dag_id``, ``task_id`` (with its task group), ``run_id`` and ``map_index``.
+    """
+    place = [] if getattr(instance, "map_index", -1) in (-1, None) else [str(instance.map_index)]
+    return run_name(instance.dag_id, instance.task_id, instance.run_id, *place)
 
 
 def escape(text: str) -> str:

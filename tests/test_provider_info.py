@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,19 @@ def test_every_module_of_the_package_with_hooks_operators_sensors_or_triggers_is
         there = {path.stem for path in (package / kind).glob("[!_]*.py")} - not_for_users
         named = {module.rpartition(".")[2] for entry in INFO[kind] for module in entry["python-modules"]}
         assert named == there
+
+
+def test_the_links_and_the_plugin_it_names_are_those_that_exist():
+    from airflow_provider_bgai.ui import links
+    from airflow_provider_bgai.ui.plugin import BgaiPlugin
+
+    there = {cls for cls in vars(links).values() if isinstance(cls, type) and issubclass(cls, links.TaskLink)}
+    assert set(INFO["extra-links"]) == {f"{cls.__module__}.{cls.__name__}" for cls in there - {links.TaskLink}}
+    assert {type(link) for link in links.PICTURES + links.RUN} == there - {links.TaskLink}
+    path = f"{BgaiPlugin.__module__}.{BgaiPlugin.__name__}"
+    assert INFO["plugins"] == [{"name": BgaiPlugin.name, "plugin-class": path}]
+    declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert declared["project"]["entry-points"]["airflow.plugins"] == {"bgai": ":".join(path.rsplit(".", 1))}
 
 
 def test_the_names_that_users_rely_on_stay():

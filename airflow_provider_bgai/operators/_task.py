@@ -23,7 +23,7 @@ from airflow_provider_bgai.exceptions import (
     UnknownOutcomeError,
     VendorFaultError,
 )
-from airflow_provider_bgai.layout import run_name
+from airflow_provider_bgai.layout import run_name_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -64,9 +64,7 @@ def tries_left(context: Context) -> bool:
 
 def run_of_task(context: Context) -> str:
     """The run that a task starts: named by DAG, task (with its task group) and run ID, the same for all its tries."""
-    instance = context["ti"]
-    place = [] if getattr(instance, "map_index", -1) in (-1, None) else [str(instance.map_index)]
-    return run_name(instance.dag_id, instance.task_id, instance.run_id, *place)
+    return run_name_of(context["ti"])
 
 
 def open_storage(aws_conn_id: str | None, extra_args: Mapping[str, Any] | None = None) -> Storage:

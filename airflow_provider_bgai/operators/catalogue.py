@@ -24,6 +24,7 @@ from airflow_provider_bgai.operators._shard import ShardTask, signer
 from airflow_provider_bgai.operators._task import Accounts, fail, open_storage, run_of_task, tries_left
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
+from airflow_provider_bgai.ui.links import RUN, LocationLink, Shown
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 
 
-class PlanCatalogueOperator(BaseOperator):
+class PlanCatalogueOperator(Shown, BaseOperator):
     """Find out what the catalogue needs, and what it will cost, before a cent is spent.
 
     Returns (XCom) the shards' URIs, to map ``GenerateCatalogueOperator`` over; under the key ``plan`` the plan: URI,
@@ -65,6 +66,7 @@ class PlanCatalogueOperator(BaseOperator):
         "aws_conn_id",
     )
     template_fields_renderers = {"recipe": "json", "budget": "json"}
+    operator_extra_links = RUN
     ui_color = "#e8e4f3"
 
     def __init__(
@@ -143,7 +145,7 @@ class PlanCatalogueOperator(BaseOperator):
         return plan.shards
 
 
-class GenerateCatalogueOperator(BaseOperator):
+class GenerateCatalogueOperator(Shown, BaseOperator):
     """Buy and land the pictures of one shard, many at a time, each once. Map it over the plan's shards.
 
     A picture that fails is reported in the shard's results and stops no other. A retry, or the same shard in another
@@ -167,6 +169,7 @@ class GenerateCatalogueOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("shard", "conn_id", "budget", "sign_conn_id", "aws_conn_id")
     template_fields_renderers = {"budget": "json"}
+    operator_extra_links = RUN
     ui_color = "#e8e4f3"
 
     def __init__(
@@ -307,7 +310,7 @@ class GenerateCatalogueOperator(BaseOperator):
         return report
 
 
-class PublishCatalogueOperator(BaseOperator):
+class PublishCatalogueOperator(Shown, BaseOperator):
     """Make the run's pictures the ones the shop reads, all at once, or none if too many failed.
 
     Before that it settles what is open: calls that have ended are put into the books, whichever run sent them, and what
@@ -321,6 +324,7 @@ class PublishCatalogueOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("plan", "max_failure_ratio", "aws_conn_id")
+    operator_extra_links = RUN
     ui_color = "#e8e4f3"
 
     def __init__(
@@ -367,7 +371,7 @@ class PublishCatalogueOperator(BaseOperator):
         return report
 
 
-class CatalogueCostOperator(BaseOperator):
+class CatalogueCostOperator(Shown, BaseOperator):
     """What a catalogue's paid calls cost in a month, by vendor, category and run: out of the books and what is open.
 
     :param destination: the catalogue's ``s3://bucket/prefix``.
@@ -375,6 +379,7 @@ class CatalogueCostOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("destination", "month", "aws_conn_id")
+    operator_extra_links = (LocationLink(),)
     ui_color = "#e8e4f3"
 
     def __init__(
@@ -397,7 +402,7 @@ class CatalogueCostOperator(BaseOperator):
         return report.as_json()
 
 
-class RollbackCatalogueOperator(BaseOperator):
+class RollbackCatalogueOperator(Shown, BaseOperator):
     """Restore the version of the catalogue's pictures that was published before. Nothing is bought or lost.
 
     :param destination: the catalogue's ``s3://bucket/prefix``.
@@ -406,6 +411,7 @@ class RollbackCatalogueOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("destination", "to", "aws_conn_id")
+    operator_extra_links = (LocationLink(),)
     ui_color = "#e8e4f3"
 
     def __init__(

@@ -26,6 +26,7 @@ from airflow_provider_bgai.operators._task import (
 )
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
+from airflow_provider_bgai.ui.links import PICTURES, Shown
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -46,7 +47,7 @@ COLLECT_TIMEOUT = 60.0
 ABANDONED = 3600.0
 
 
-class GenerateBackgroundOperator(BaseOperator):
+class GenerateBackgroundOperator(Shown, BaseOperator):
     """Paint a new background behind a product and land the pictures in S3, paying once.
 
     A record is written to S3 before the paid call (``_bgai/calls/`` beside the destination) and the vendor's
@@ -103,6 +104,7 @@ class GenerateBackgroundOperator(BaseOperator):
         "epoch",
     )
     template_fields_renderers = {"options": "json", "budget": "json"}
+    operator_extra_links = PICTURES
     ui_color = "#e8e4f3"
 
     def __init__(

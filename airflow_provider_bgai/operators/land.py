@@ -22,6 +22,7 @@ from airflow_provider_bgai.operators._task import (
     tell,
 )
 from airflow_provider_bgai.operators.generate import OnUnfaithful, inspection
+from airflow_provider_bgai.ui.links import PICTURES, Shown
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.storage import Storage
 
 
-class LandBackgroundOperator(BaseOperator):
+class LandBackgroundOperator(Shown, BaseOperator):
     """Fetch the pictures of a vendor's task and put them into S3. Never pays; safe to repeat.
 
     :param conn_id: the vendor's connection; the account that paid for the task.
@@ -43,6 +44,7 @@ class LandBackgroundOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("conn_id", "vendor_task_id", "destination", "aws_conn_id")
+    operator_extra_links = PICTURES
     ui_color = "#e8e4f3"
 
     def __init__(

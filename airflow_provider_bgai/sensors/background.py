@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.operators._task import TaskResult, fail
 from airflow_provider_bgai.triggers.background import MAX_PROBLEMS, BackgroundTaskTrigger, Event
+from airflow_provider_bgai.ui.links import Shown
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.models import Generation
 
 
-class BackgroundTaskSensor(BaseSensorOperator):
+class BackgroundTaskSensor(Shown, BaseSensorOperator):
     """Wait until one task, or all of many, have ended at the vendor. Fails if one of them failed.
 
     :param conn_id: the vendor's connection.
