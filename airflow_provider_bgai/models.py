@@ -92,13 +92,20 @@ OPTIONAL = tuple(each.name for each in fields(BackgroundRequest) if each.default
 
 
 def number(name: str, value: Any, kind: type) -> Any:
-    """A number, or the text of one out of a form. :raises InvalidRequestError: naming the field, if it is none."""
-    if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
-        raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}")
+    """A number out of a form, a template or code: never another one than was typed.
+
+    :param name: of the field, for the message.
+    :param kind: ``int`` or ``float``.
+    :raises InvalidRequestError: for what is none, or has a fraction where ``kind`` has not.
+    """
+    rule = f"must be a{'n integer' if kind is int else ' number'}"
+    fraction = kind is int and isinstance(value, float) and not value.is_integer()
+    if isinstance(value, bool) or fraction or (isinstance(value, str) and "_" in value):
+        raise InvalidRequestError(f"{name}={value!r}: {rule}")
     try:
         return kind(value) + 0  # which makes 0.0 of -0.0
     except (TypeError, ValueError, OverflowError):
-        raise InvalidRequestError(f"{name}={value!r}: must be a{'n integer' if kind is int else ' number'}") from None
+        raise InvalidRequestError(f"{name}={value!r}: {rule}") from None
 
 
 def _template(value: Any) -> str | int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +37,12 @@ class AirflowApi:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+    def add_connection(self, conn_id: str, connection: str) -> None:
+        """Store a connection, given as JSON, where Admin > Connections shows it."""
+        parts = json.loads(connection)
+        body = {**parts, "connection_id": conn_id, "extra": json.dumps(parts["extra"])}
+        self._ask("POST", "/api/v2/connections", json=body)
 
     def import_errors(self) -> dict[str, str]:
         """What went wrong with DAG files, by file name."""

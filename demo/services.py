@@ -158,12 +158,17 @@ def _get(url: str) -> httpx.Response:
 
 @dataclass(frozen=True)
 class S3Service:
-    """Where the S3 server listens and who may use it."""
+    """Where the S3 server listens and who may use it; `browse` shows a browser the buckets, without a key."""
 
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
     bucket: str
+    browse: str
+
+    def page(self, uri: str) -> str:
+        """The address at which a browser opens an object, or a folder if it ends in a slash."""
+        return f"{self.browse}/{uri.removeprefix('s3://')}"
 
     def client(self) -> Any:
         session = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE is not for here
@@ -199,7 +204,8 @@ def seaweedfs(directory: Path, bucket: str = "catalogue") -> Iterator[S3Service]
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     ports = s3, master, volume, filer, admin = free_ports(5)
-    service = S3Service(f"http://127.0.0.1:{s3}", "demo-access-key", secrets.token_urlsafe(24), bucket)
+    browse = f"http://127.0.0.1:{filer}/buckets"
+    service = S3Service(f"http://127.0.0.1:{s3}", "demo-access-key", secrets.token_urlsafe(24), bucket, browse)
     command = [
         str(SCRIPTS / "weed"),
         "mini",
@@ -316,12 +322,13 @@ class AirflowService:
 def airflow_standalone(
     home: Path,
     dags_folder: Path,
-    connections: Mapping[str, str],
+    connections: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[AirflowService]:
     """`airflow standalone` on SQLite: scheduler, API server, DAG processor, triggerer; ready for a DAG run.
 
-    `connections` maps connection IDs to JSON; `settings` adds to the environment (`AIRFLOW__SECTION__KEY`).
+    `connections` maps connection IDs to JSON, for its environment, where the UI does not show them; `settings` adds to
+    that environment (`AIRFLOW__SECTION__KEY`).
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -331,7 +338,7 @@ def airflow_standalone(
         username="admin",
         password=secrets.token_urlsafe(9),
         home=home,
-        env=settings | {f"AIRFLOW_CONN_{name.upper()}": value for name, value in connections.items()},
+        env=settings | {f"AIRFLOW_CONN_{name.upper()}": value for name, value in (connections or {}).items()},
     )
     passwords = home / "passwords.json"
     passwords.touch(mode=0o600)

@@ -1,11 +1,15 @@
-"""By day: press "Trigger", fill in the form, and one product gets a new background.
+"""By day: press "Trigger", fill in the form, and each product that it names gets a new background.
 
-The form is made from the params below, so Airflow refuses a wrong vendor or count before anything is bought.
+Airflow makes the form from the params below and refuses what is not in its lists; what a vendor does not take is
+refused by name, before anything is paid. Numbers are picked or typed as text: Airflow's fields for numbers turn `0x10`
+into 10, and what is out of range into what is not.
 """
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import Param, dag
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_provider_bgai.get_provider_info import ROWS
 from airflow_provider_bgai.operators.generate import GenerateBackgroundOperator
@@ -20,15 +24,20 @@ VENDORS = [row.name for row in ROWS]
     params={
         "vendor": Param(
             VENDORS[0],
-            enum=VENDORS,
-            description="Who paints it",
-        ),
-        "sku": Param("SHOE-001", type="string", pattern="^[A-Za-z0-9_-]+$", description="The product"),
-        "image": Param(
-            "s3://catalogue/images/tennis-shoe.png",
             type="string",
-            pattern="^(s3|https)://",
-            description="The cut-out product, a transparent PNG",
+            enum=VENDORS,
+            values_display={row.name: row.label for row in ROWS},
+            title="Vendor",
+            description="Who paints them, by the connection <vendor>_default",
+        ),
+        "skus": Param(
+            ["SHOE-001"],
+            type="array",
+            items={"type": "string"},
+            minItems=1,
+            maxItems=20,
+            title="SKUs",
+            description="The products, one a line, such as SHOE-001",
         ),
         "prompt": Param(
             "on wet cobblestones in morning light",
@@ -36,29 +45,59 @@ VENDORS = [row.name for row in ROWS]
             format="multiline",
             minLength=1,
             maxLength=1024,
+            title="Prompt",
             description="What the background should look like",
         ),
-        "count": Param(1, type="integer", minimum=1, maximum=2, description="How many; each is billed"),
+        "count": Param(
+            "1",
+            type="string",
+            enum=["1", "2", "3", "4"],
+            title="Pictures of each",
+            description="Each is billed. Photoroom and Imagine make one at a time, PicWish up to two",
+        ),
         "seed": Param(
             None,
-            type=["null", "integer"],
-            minimum=1,
-            description="The same seed paints the same picture (Photoroom and Imagine only)",
+            type=["null", "string"],
+            examples=["7", "1234"],
+            title="Seed",
+            description="A whole number; the same one paints the same picture. Photoroom and Imagine only",
         ),
-        "destination": Param("s3://catalogue/on-demand", type="string", description="Where pictures land"),
+        "image": Param(
+            "s3://catalogue/cutouts/{sku}.png",
+            type="string",
+            examples=["s3://catalogue/cutouts/{sku}.png"],
+            title="Cut-outs",
+            description="Where the products' pictures are, s3:// or https://; {sku} stands for the SKU",
+        ),
+        "destination": Param(
+            "s3://catalogue/on-demand",
+            type="string",
+            examples=["s3://catalogue/on-demand"],
+            title="Destination",
+            description="Where the pictures land, in a folder for each SKU",
+        ),
     },
     tags=["bgai", "on demand"],
 )
 def on_demand():
-    GenerateBackgroundOperator(
+    @task
+    def products(**context: Any) -> list[dict[str, str]]:
+        """Where each product's picture is, and where its new ones go; a SKU that was typed twice is one product."""
+        params = context["params"]
+        skus = dict.fromkeys(sku.strip() for sku in params["skus"] if sku.strip())
+        name = params["vendor"] + "-{index}.{ext}"
+        return [
+            {"image": params["image"].replace("{sku}", sku), "destination": f"{params['destination']}/{sku}/{name}"}
+            for sku in skus
+        ]
+
+    GenerateBackgroundOperator.partial(
         task_id="generate",
         conn_id="{{ params.vendor }}_default",
-        image="{{ params.image }}",
         prompt="{{ params.prompt }}",
         count="{{ params.count }}",
         seed="{{ params.seed or '' }}",
-        destination="{{ params.destination }}/{{ params.sku }}/{{ params.vendor }}-{index}.{ext}",
-    )
+    ).expand_kwargs(products())
 
 
 on_demand()

@@ -81,7 +81,7 @@ class BackgroundHook(Vendor):
 
         async def run() -> tuple[bool, str]:
             async with self:
-                await (await self._open()).check_host()
+                await (await self._open()).reach()
                 return await self.probe()
 
         try:

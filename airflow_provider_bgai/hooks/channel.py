@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 100 * 1024 * 1024
 # A vendor's Retry-After beyond this is not waited for inside one call; Airflow's retry is the better place.
 MAX_RETRY_AFTER = 120.0
+# What a gateway or a proxy answers for a host that it cannot reach.
+_NOBODY_BEHIND = (502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +203,18 @@ class Channel:
                 f"goes to {settings.base_url}, a private or local address ({address}), whose pictures would not be "
                 "fetched: set its extra allow_private_hosts for tests and sandboxes"
             )
+
+    async def reach(self) -> None:
+        """Ask for the host's front page, without the key: any answer but a gateway's shows that somebody is there.
+
+        :raises PollError: if nobody is.
+        :raises AuthenticationError: as :meth:`check_host`.
+        """
+        await self.check_host()
+        answer = await self.ask("GET", "/", {})
+        if answer.status in _NOBODY_BEHIND:
+            url = self.settings.base_url
+            raise self.settings.error(PollError, f"nobody answers behind {url}", status=answer.status)
 
     async def aclose(self) -> None:
         """Close the clients."""

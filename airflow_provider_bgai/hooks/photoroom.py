@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from airflow_provider_bgai.exceptions import VendorFaultError
+from airflow_provider_bgai.exceptions import AuthenticationError, VendorFaultError
 from airflow_provider_bgai.hooks import images
 from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.hooks.channel import Outgoing, sendable_header
@@ -30,6 +30,9 @@ MAX_QUERY = 6000
 # What a shop's cut-out needs and the vendor's own defaults do not give: keep the cut-out's edges instead of
 # cutting it out again, and leave the product where it is in the frame. `options` override both.
 DEFAULTS: Mapping[str, str] = {"keepExistingAlphaChannel": "auto", "referenceBox": "originalImage"}
+
+# In front of the live key; see Photoroom's page "Sandbox mode".
+SANDBOX_KEY = "sandbox_"
 
 MODEL_HEADER = "pr-ai-background-model-version"
 
@@ -189,9 +192,18 @@ class PhotoroomHook(BackgroundHook):
         return ()
 
     async def probe(self) -> tuple[bool, str]:
-        answer = await self.call("GET", "/v2/account")
+        sandbox = self.key().startswith(SANDBOX_KEY)
+        free = "; pictures are free and carry a watermark, as it is a sandbox key" if sandbox else ""
+        try:
+            answer = await self.call("GET", "/v2/account")
+        except AuthenticationError:
+            if not sandbox:
+                raise
+            # Nobody documents that the account page takes such keys, so its refusal says nothing about this one.
+            return True, f"Not checked: Photoroom's account page does not take this key{free}"
         try:
             left, plan = answer.fields["images"], answer.fields.get("plan", "unknown")
-            return True, f"The key is valid; plan {plan}, {left['available']} of {left['subscription']} images left"
+            counts = f"{left['available']} of {left['subscription']} images left"
+            return True, f"The key is valid; plan {plan}, {counts}{free}"
         except (KeyError, TypeError):
             return True, f"The key was accepted, but the answer has an unknown form: {answer.excerpt()!r}"

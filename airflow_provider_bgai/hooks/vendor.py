@@ -101,7 +101,7 @@ class Vendor(ConnectedHook):
         raise NotImplementedError
 
     async def probe(self) -> tuple[bool, str]:
-        """Whether the connection works, as far as that shows without paying."""
+        """Whether the connection works, as far as that shows without paying. Its host has answered by now."""
         return True, (
             f"Not checked: {self.hook_name} has no free endpoint, so the key is proved by the first paid "
             f"picture only. {'A key' if self.settings.key else 'No key'} is set, and requests will go to "

@@ -52,7 +52,8 @@ class PlanCatalogueOperator(Shown, OpenLineage, BaseOperator):
     :param conn_id: the vendor's connection, or several in order of preference.
     :param budget: caps, e.g. ``{"day": {"pictures": 500}, "month": {"money": 100}}``.
     :param shard_size: pictures per mapped task; grows where there would be more than ``max_shards`` tasks.
-    :param only: ``"changed"``, ``"all"``, ``"failed"`` or a list of SKUs.
+    :param only: ``"changed"``, ``"all"``, ``"failed"`` or a list of SKUs; as text, which is what templates give, one a
+        line, each ended by a line break.
     :param limit: at most so many pictures, highest priority first.
     :param on_unknown_outcome: with ``"resubmit"``, held products are wanted too.
     :param extra_args: what every write to S3 is given besides, as in the Amazon provider (``ServerSideEncryption``,
@@ -131,7 +132,7 @@ class PlanCatalogueOperator(Shown, OpenLineage, BaseOperator):
                 hooks=hooks,
                 storage=storage,
                 run=run,
-                only=self.only if isinstance(self.only, str) else list(self.only),
+                only=self.only,
                 limit=None if self.limit in (None, "") else number("limit", self.limit, int),
                 shard_size=self.shard_size,
                 max_shards=self.max_shards,

@@ -10,6 +10,7 @@ import pytest
 from airflow_provider_bgai.exceptions import AuthenticationError
 from airflow_provider_bgai.hooks import aget_hook, get_hook
 from tests.conftest import KEYS, VENDORS
+from tests.servers import closed_port, serving_website
 
 CLASSES = {
     "picwish": ("picwish", "PicWishHook", "https://techsz.aoscdn.com", 120),
@@ -197,7 +198,7 @@ def test_vendors_without_a_free_endpoint_are_not_asked_and_that_is_said(hook, bo
     assert message.startswith("Not checked: ")
     assert "no free endpoint" in message
     assert box.url in message
-    assert box.requests == []
+    assert box.requests == []  # nothing of the vendor's own
 
 
 @pytest.mark.parametrize(("vendor", "status"), [("picwish", 401), ("photoroom", 403)])
@@ -240,6 +241,40 @@ def test_credits_that_cannot_be_read_say_nothing_about_the_key(hook, box, fault)
     passed, message = hook("picwish").test_connection()
     assert passed
     assert message.startswith("Not checked: ")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_dead_host_is_told(hook, connect, vendor):
+    with closed_port() as port:
+        connect(vendor, host=f"http://127.0.0.1:{port}")
+        passed, message = hook(vendor).test_connection()
+    assert not passed
+    assert f"no connection to http://127.0.0.1:{port}" in message
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_gateway_before_a_dead_host_is_told(hook, connect, vendor, status):
+    with serving_website() as site:
+        for path in ("/", "/api/customers/package-credits", "/v2/account"):
+            site.answer(path, "<h1>Nobody there</h1>", status)
+        connect(vendor, host=site.url)
+        passed, message = hook(vendor).test_connection()
+        assert not passed
+        assert f"answered {status}" in message
+        assert not [seen for seen in site.requests if seen.path == "/" and KEYS[vendor] in str(seen.headers)]
+
+
+def test_a_sandbox_key_of_photorooms_is_not_called_invalid(hook, box, connect):
+    connect("photoroom", password=f"sandbox_{KEYS['photoroom']}")
+    passed, message = hook("photoroom").test_connection()
+    assert passed
+    assert message.startswith("The key is valid; plan basic")
+    assert message.endswith("; pictures are free and carry a watermark, as it is a sandbox key")
+    box.fault("photoroom", "bad_key", on="account")
+    passed, message = hook("photoroom").test_connection()
+    assert passed
+    assert message.startswith("Not checked: Photoroom's account page does not take this key")
 
 
 @pytest.mark.parametrize("fault", ["server_error", "drop_before_charge"])

@@ -140,5 +140,5 @@ def test_the_connection_test_does_not_show_the_key(connect, website, vendor, sta
     for path in ("/v2/account", "/api/customers/package-credits"):
         website.answer(path, body.replace("KEY", KEYS[vendor]), status)
     _, message = get_hook(f"{vendor}_default").test_connection()
-    assert len(website.requests) == 1
+    assert len([seen for seen in website.requests if seen.path != "/"]) == 1
     assert SECRET not in message

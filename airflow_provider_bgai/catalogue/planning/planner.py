@@ -74,8 +74,8 @@ def make_plan(
 
     :param hooks: in order of preference: the first that takes a request is part of the wish, any may serve.
     :param only: ``"changed"``: what is not landed. ``"all"``: everything; what is landed is checked and put in its
-        place again, never bought again. ``"failed"``: what failed before or waits to be collected. A list of SKUs:
-        those of them that are not landed, whatever became of them before.
+        place again, never bought again. ``"failed"``: what failed before or waits to be collected. A list of SKUs, or
+        text with one a line: those of them that are not landed, whatever became of them before; without any, nothing.
     :param limit: at most so many wanted pictures, highest priority first. What is paid for already is collected
         beyond it.
     :param shard_size: wanted products in a shard; grows where there would be more than ``max_shards``.
@@ -92,7 +92,10 @@ def make_plan(
         raise InvalidRequestError(f"shard_size={shard_size!r}, max_shards={max_shards!r}: must be 1 or more")
     if limit is not None and limit < 0:
         raise InvalidRequestError(f"limit={limit!r}: must be 0 or more")
-    if isinstance(only, str) and only not in ("changed", "all", "failed"):
+    if not isinstance(only, str) or "\n" in only:
+        skus = only.splitlines() if isinstance(only, str) else only
+        only = [sku for each in skus if (sku := each.strip())]
+    elif only not in ("changed", "all", "failed"):
         raise InvalidRequestError(f"only={only!r}: must be 'changed', 'all', 'failed' or a list of SKUs")
     ledger = Ledger(storage, destination)
     layout, folder = ledger.layout, ledger.layout.run(run)

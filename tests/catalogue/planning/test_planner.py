@@ -72,11 +72,17 @@ def test_all_plans_everything_and_buys_nothing_again(three):
     assert len(three.wanted(plan)) == 3
 
 
-def test_a_list_of_skus_plans_those_and_reports_the_unknown(three):
-    plan = three.plan(only=["b", "zzz"])
+@pytest.mark.parametrize("only", [["b", "zzz"], [" b", "", "zzz", "b"], "b\n zzz \n\n", "b\r\nzzz\r\n"])
+def test_a_list_of_skus_plans_those_and_reports_the_unknown(three, only):
+    plan = three.plan(only=only)
     assert plan.counts == {"new": 1, "refused": 1, "not_selected": 2}
     assert [(it.skus, it.again) for it in three.wanted(plan)] == [(("b",), True)]
     assert "there is no such SKU" in three.planned(plan)["zzz"].error
+
+
+@pytest.mark.parametrize("only", [[], [" "], "\n"])
+def test_an_empty_list_of_skus_plans_nothing(three, only):
+    assert three.plan(only=only).shards == []
 
 
 def test_planning_again_leaves_no_line_of_the_earlier_try(three):
