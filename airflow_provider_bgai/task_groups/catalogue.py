@@ -101,6 +101,8 @@ class CatalogueTaskGroup(TaskGroup):
                 doc_md=about(GenerateCatalogueOperator),
                 **({} if deferrable is None else {"deferrable": deferrable}),
             ).expand(shard=plan.output)
+            # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
+            generated = EmptyOperator(task_id="generated", trigger_rule="all_done")
             publish = PublishCatalogueOperator(
                 task_id="publish",
                 plan=plan.output["plan"],  # type: ignore[index]  # resolved when it runs
@@ -109,5 +111,4 @@ class CatalogueTaskGroup(TaskGroup):
                 extra_args=extra_args,
                 outlets=list(outlets),
             )
-            # A shard that broke down counts as failed pictures; how many are too many, publishing decides.
-            generate >> EmptyOperator(task_id="generated", trigger_rule="all_done") >> publish
+            generate >> generated >> publish

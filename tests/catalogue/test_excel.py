@@ -63,7 +63,7 @@ def test_a_cell_has_the_text_that_it_has_in_any_other_format(value, text):
 
 
 def test_rows_are_numbered_as_in_the_sheet_and_the_first_with_anything_in_it_is_the_header():
-    rows = [
+    rows: list[list[Any]] = [
         [],
         [None, " SKU ", None, "Image", "title"],
         [],

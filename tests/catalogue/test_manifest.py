@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -85,7 +86,7 @@ def test_every_format_gives_the_same_products_from_a_path_and_from_s3(suffix, re
     assert [it.row for it in from_path] == ([2, 3] if suffix in ("csv", "xlsx") else [1, 2])
 
 
-FLOAT_ROWS = [
+FLOAT_ROWS: list[dict[str, Any]] = [
     # What a data frame makes of whole numbers beside an empty cell, and of empty cells.
     {"sku": 1001.0, "image": "a.png", "title": "Cup 2.0", "colour": None, "rank": float("nan"), "size": 1.5},
     {"sku": None, "image": None, "title": None, "colour": None, "rank": float("nan"), "size": None},

@@ -78,12 +78,6 @@ def test_a_wrong_recipe_fails_before_anything_is_spent(night, catalogue, box):
     assert box.requests == []
 
 
-def test_a_recipe_that_asks_for_an_unknown_column_refuses_every_product(night, catalogue, box):
-    done = night(**catalogue(2, recipe="version: 1\nprompt: '{{ titel }}'\n"))
-    assert done["plan"][0]["counts"] == {"refused": 2}
-    assert box.requests == []
-
-
 def test_a_budget_is_kept_and_the_rest_waits_for_the_next_night(night, catalogue, box, s3, shop):
     products = catalogue(6)
     tight = night(**products, budget={"run": {"pictures": 4}})
