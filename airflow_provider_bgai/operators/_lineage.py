@@ -13,25 +13,12 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
 
-def outlets_of(folder: str, name: str) -> list[Asset | AssetAlias]:
-    """What a task updates unless its author says otherwise: the asset of an ``s3://`` folder, or, where that is a
-    template, an alias for the folders it will be.
+def alias(name: str) -> list[AssetAlias]:
+    """What a task updates whose asset is known when it runs; nothing before Airflow 3.0.
 
-    :param name: of the alias.
+    There an alias that is not in the database, as in ``dag.test()``, ends the task, so its author has to name it.
     """
-    if "{" not in folder:
-        return [Asset(uri=folder)]
-    # An alias that is not in the database, as in ``dag.test()``, ends a task of 2.11: there its author has to name it.
     return [AssetAlias(name=name)] if AIRFLOW_V_3_0_PLUS else []
-
-
-def folder_of(destination: Any) -> str:
-    """The folder of ``s3://bucket/key-{index}.{ext}``; the destination as it is where its folder is a template."""
-    text = str(destination)
-    before, _, rest = text.partition("{")
-    folder = before.rpartition("/")[0]
-    templated = rest.startswith(("{", "%")) and "/" in rest
-    return text if templated or not folder.startswith("s3://") else folder
 
 
 def update(context: Context, outlets: Iterable[Any], uri: str, extra: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError, StoppedError
 from airflow_provider_bgai.operators import _metrics
-from airflow_provider_bgai.operators._lineage import OpenLineage, folder_of, outlets_of, update
+from airflow_provider_bgai.operators._lineage import OpenLineage, alias, update
 from airflow_provider_bgai.operators._task import (
     Accounts,
     TaskResult,
@@ -85,8 +85,8 @@ class GenerateBackgroundOperator(Shown, OpenLineage, BaseOperator):
     :param on_unknown_outcome: what to do where nobody can know whether a call was charged: ``"hold"`` (fail,
         and let nobody buy this picture for 20 hours), ``"fail"`` (fail, until somebody decides:
         ``bgai-ledger release``), or ``"resubmit"`` (buy again at once; **may pay twice**, which the records count).
-    :param outlets: assets to be updated; by default the one named by the destination's folder or, where that is a
-        template, the alias ``<dag_id>.<task_id>`` (not before 3.0). A mapped task has those that ``partial()`` names.
+    :param outlets: assets to be updated; by default, on Airflow 3, the one of the destination's folder, through the
+        alias ``<dag_id>.<task_id>``. A mapped task has those that ``partial()`` names.
     :param on_unfaithful: what to do with a picture that does not show the product as it is: ``"warn"`` (land it, with
         the verdict among the result's warnings), ``"quarantine"`` (put it aside and fail), or ``"ignore"`` (do
         not compare).
@@ -162,9 +162,10 @@ class GenerateBackgroundOperator(Shown, OpenLineage, BaseOperator):
         self.epoch = epoch
         self.on_unknown_outcome = on_unknown_outcome
         self.on_unfaithful = on_unfaithful
-        # Who only submits lands nothing. A mapped task's outlets are known to Airflow only where partial() names them.
-        if wait_for_completion and not self.outlets and "outlets" not in kwargs:
-            self.outlets = outlets_of(folder_of(destination), f"{self.dag_id}.{self.task_id}")
+        # A mapped task's outlets are known to Airflow only where partial() names them. An alias, because an asset of
+        # S3 loads the Amazon provider while the DAG is parsed.
+        if not self.outlets and "outlets" not in kwargs:
+            self.outlets = alias(f"{self.dag_id}.{self.task_id}")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Buy the picture, or find it bought; land it, or wait for it."""

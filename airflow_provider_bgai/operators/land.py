@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.operators._lineage import OpenLineage, folder_of, outlets_of, update
+from airflow_provider_bgai.operators._lineage import OpenLineage, alias, update
 from airflow_provider_bgai.operators._metrics import count_hooks
 from airflow_provider_bgai.operators._task import (
     Accounts,
@@ -70,7 +70,7 @@ class LandBackgroundOperator(Shown, OpenLineage, BaseOperator):
         self.timeout = timeout
         self.on_unfaithful = on_unfaithful
         if not self.outlets and "outlets" not in kwargs:
-            self.outlets = outlets_of(folder_of(destination), f"{self.dag_id}.{self.task_id}")
+            self.outlets = alias(f"{self.dag_id}.{self.task_id}")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Land the task; a result like ``GenerateBackgroundOperator``'s, whose cost is 0: landing never pays."""

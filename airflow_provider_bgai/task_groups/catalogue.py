@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import TaskGroup
+from airflow.providers.common.compat.sdk import Asset, TaskGroup
 
 try:
     from airflow.providers.standard.operators.empty import EmptyOperator
 except ImportError:  # Airflow 2.11
     from airflow.operators.empty import EmptyOperator  # type: ignore[no-redef]
 
-from airflow_provider_bgai.operators._lineage import outlets_of
+from airflow_provider_bgai.operators._lineage import alias
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -69,7 +69,8 @@ class CatalogueTaskGroup(TaskGroup):
     ) -> None:
         super().__init__(group_id=group_id, **kwargs)
         if outlets is None:
-            outlets = outlets_of(destination, f"{self.dag.dag_id}.{self.group_id}")
+            templated = "{" in destination
+            outlets = alias(f"{self.dag.dag_id}.{self.group_id}") if templated else [Asset(uri=destination)]
         with self:
             plan = PlanCatalogueOperator(
                 task_id="plan",
