@@ -257,9 +257,8 @@ class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
             self.reads, self.writes = [task.plan.uri], [task.ledger.layout.pictures()]
             sign = signer(self.sign_conn_id) if task.signs else None
             side_by_side = max(1, min(self.parallel_shards, len(task.plan.shards)))
-            staging = task.ledger.layout.staged
             work = task.generate(
-                Accounts(storage, self.conn_id, staging=staging, shards=side_by_side),
+                Accounts(storage, self.conn_id, staging=task.ledger.layout.staged, shards=side_by_side),
                 caps=self.budget or {},
                 shards=side_by_side,
                 asked={
