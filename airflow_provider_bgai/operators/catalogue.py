@@ -356,9 +356,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
         from airflow_provider_bgai.layout import run_of
 
         if not self.plan:
-            raise AirflowFailException(
-                "There is no plan to publish: the task that plans has failed, or has not run; its log says why"
-            )
+            raise AirflowFailException("There is no plan to publish: the planning task has failed; its log says why")
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])

@@ -299,5 +299,5 @@ def test_who_publishes_without_a_plan_is_told_where_to_look():
 
     from airflow_provider_bgai.operators.catalogue import PublishCatalogueOperator
 
-    with pytest.raises(AirflowFailException, match="no plan to publish: the task that plans has failed.*its log"):
+    with pytest.raises(AirflowFailException, match="no plan to publish: the planning task has failed; its log"):
         PublishCatalogueOperator(task_id="publish", plan={}).execute({})
