@@ -191,7 +191,7 @@ def test_a_long_tally_keeps_a_row_of_everything_that_happened_and_names_the_rest
 def test_what_is_to_be_done_is_said_once_for_all_that_need_it():
     tally = Tally()
     tally.add(
-        Result(sku=f"{outcome}-{reason}", outcome=outcome, reason=reason, error="why")
+        Result.model_validate({"sku": f"{outcome}-{reason}", "outcome": outcome, "reason": reason, "error": "why"})
         for outcome, reason in (
             *(("bought", None), ("refused", "refused"), ("refused", "moderation"), ("held", "unknown")),
             *(("held", "store"), ("lost", "lost"), ("failed", "fault"), ("failed", "quota"), ("failed", "given_up")),
