@@ -128,11 +128,11 @@ def test_a_task_has_its_buttons_while_it_runs_and_after_it_failed(api, box, star
     box.set_latency("picwish", 8)
     box.fault("picwish", "state_-7", times=1)
     run_id = start("generate_blocking")
-    running = wait_until(lambda: api.links("generate_blocking", run_id, "generate"))
+    both = {"Picture", "S3 location"}
+    wait_until(lambda: set(api.links("generate_blocking", run_id, "generate")) == both)
     assert state(api, "generate_blocking", run_id) == "running"
     assert ended(api, "generate_blocking", run_id) == "failed"
-    assert api.links("generate_blocking", run_id, "generate") == running
-    assert set(running) == {"Picture", "S3 location"}
+    assert set(api.links("generate_blocking", run_id, "generate")) == both
 
 
 def test_mapped_tasks_say_what_they_hold_while_they_wait_and_lead_to_the_report(api, box, s3, upload, product, request):
