@@ -18,7 +18,7 @@ from pathlib import Path
 
 heavy = {"httpx", "PIL", "numpy", "boto3", "botocore", "aiolimiter", "starlette", "uvicorn", "airflow.providers.amazon"}
 import airflow.providers.common.compat.sdk as sdk
-from airflow.models.dagbag import DagBag
+from airflow.dag_processing.dagbag import DagBag
 from airflow.triggers.base import BaseTrigger
 sdk.BaseHook, sdk.BaseOperator, sdk.BaseSensorOperator, sdk.DAG, sdk.Param, sdk.conf, sdk.task
 empty = Path(sys.argv[1], "empty"); empty.mkdir()

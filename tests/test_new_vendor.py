@@ -135,8 +135,10 @@ def test_airflow_learns_its_connection_type_from_the_same_row(toy: Path):
     row = find_row("bgai_toy")
     assert row is not None
     assert info["connection-types"] == [connection_type(row)]
-    script = "from airflow.providers_manager import ProvidersManager; manager = ProvidersManager()\n"
-    script += "print(manager.hooks['bgai_toy'], 'extra__bgai_toy__style' in manager.connection_form_widgets)"
+    script = "from airflow.providers_manager import ProvidersManager\n"
+    script += "from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime\n"
+    script += "forms = ProvidersManager().connection_form_widgets\n"
+    script += "print(ProvidersManagerTaskRuntime().hooks['bgai_toy'], 'extra__bgai_toy__style' in forms)"
     environment = os.environ | {"PYTHONPATH": f"{toy}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert "hook_class_name='toy_backgrounds.hook.ToyHook'" in done.stdout, done.stderr
