@@ -32,7 +32,7 @@ def read_log(text: str) -> Log:
     assert found, text[-2000:]
     chained = "During handling of" in text or "direct cause of" in text
     frames = re.findall(r'^ *File "([^"]+)", line \d+, in (\w+)', traceback, re.MULTILINE)
-    (sentence,) = re.findall(r"^[\w.]*Airflow(?:Fail)?Exception: (.*)$", traceback, re.MULTILINE)
+    (sentence,) = re.findall(r"^[\w.]*(?:AirflowFailException|RetryableError): (.*)$", traceback, re.MULTILINE)
     return Log(sentence, [name for path, name in frames if "site-packages/airflow/" not in path], chained)
 
 
