@@ -1,0 +1,140 @@
+"""A newcomer's first minutes in a real browser: log in, make a connection, fill in a form, look at the picture.
+
+With ``SCREENSHOTS`` naming a folder, what the newcomer sees is written there, for the documents:
+``SCREENSHOTS=docs/screenshots pytest tests/ui/test_walk.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from demo.rest import AirflowApi
+from demo.run import EXAMPLES, SETTINGS, upload_catalogue
+from demo.services import AirflowService, S3Service, airflow_standalone
+from tests.browser import open_chromium
+from tests.conftest import KEYS
+from tests.operators.conftest import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+PATIENCE = 120_000
+"""Milliseconds. The bound only ends a hopeless wait."""
+CLICKS = """
+// Counts them, from one page of Airflow to the next.
+window.clicks = Number(sessionStorage.getItem("clicks"));
+addEventListener("click", event => event.isTrusted && sessionStorage.setItem("clicks", ++window.clicks), true);
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(s3: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowService]:
+    """What `make ui` starts."""
+    upload_catalogue(s3)
+    with airflow_standalone(tmp_path_factory.mktemp("airflow"), EXAMPLES, settings=SETTINGS) as service:
+        yield service
+
+
+@pytest.fixture
+def api(airflow: AirflowService, s3: S3Service) -> Iterator[AirflowApi]:
+    """Its API, with the one connection that is not made in a form here."""
+    with AirflowApi(airflow) as api:
+        api.add_connection("aws_default", s3.aws_connection())
+        wait_until(lambda: "on_demand" in api.dag_ids())
+        api.turn_on("on_demand")
+        yield api
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    context.add_init_script(CLICKS)
+    yield context.new_page()
+    context.close()
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep what is to be seen, if anybody asked for it."""
+    if SCREENSHOTS:
+        page.wait_for_timeout(500)  # what slides in has arrived
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SCREENSHOTS, f"{name}.png"))
+
+
+def log_in(page: Page, airflow: AirflowService) -> None:
+    page.goto(airflow.url)
+    page.fill("input[name=username]", airflow.username)
+    page.fill("input[name=password]", airflow.password)
+    page.click("button[type=submit]")
+    page.get_by_role("button", name="Admin").wait_for()
+
+
+def make_connection(page: Page, airflow: AirflowService, sandbox_url: str, key: str) -> None:
+    page.goto(f"{airflow.url}/connections")
+    page.get_by_role("button", name="Add Connection").click()
+    page.fill("input[name=connection_id]", "picwish_default")
+    page.get_by_label("Connection Type").click()
+    page.get_by_role("option", name="PicWish", exact=True).click()
+    page.fill("input[name=host]", sandbox_url)
+    page.fill("input[name=password]", key)
+    shoot(page, "connection")
+    page.get_by_role("button", name="Extra Fields", exact=True).click()
+    page.get_by_label("Price per image").fill("0.05")
+    page.locator("label", has=page.locator("input[name=element_allow_private_hosts]")).click()
+    shoot(page, "connection-extras")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("cell", name="picwish_default").wait_for()
+
+
+def buy(page: Page, airflow: AirflowService, skus: str) -> None:
+    page.goto(f"{airflow.url}/dags/on_demand")
+    page.get_by_role("button", name="Trigger Dag").click()
+    page.fill("textarea[name=element_skus]", skus)
+    shoot(page, "form")
+    page.get_by_role("dialog").get_by_role("button", name="Trigger", exact=True).click()
+
+
+def open_picture(page: Page, landed: Callable[[], bool]) -> int:
+    """From the run's page, which Airflow shows once the form is sent, to the first picture; how many clicks it took."""
+    before = page.evaluate("window.clicks")
+    page.locator("a[href$='/tasks/generate/mapped/0']").first.click()
+    page.wait_for_url("**/tasks/generate/mapped/0")
+    page.get_by_role("link", name="Details").click()
+    wait_until(landed)
+    link = page.get_by_role("link", name="Picture")
+    link.wait_for()
+    shoot(page, "task")
+    clicks = page.evaluate("window.clicks") - before
+    link.click()
+    return clicks + 1
+
+
+def test_from_the_login_to_the_picture(page: Page, airflow: AirflowService, api: AirflowApi, s3: S3Service, box: Any):
+    def landed() -> bool:
+        (run_id,) = api.run_ids("on_demand")
+        return api.run_state("on_demand", run_id) == "success"
+
+    began = time.monotonic()
+    log_in(page, airflow)
+    make_connection(page, airflow, box.url, KEYS["picwish"])
+    buy(page, airflow, "SHOE-001\nSHOE-002\n")
+    clicks = open_picture(page, landed)
+    page.wait_for_url(f"{s3.endpoint}/**")
+    assert page.locator("img").evaluate("async image => (await image.decode(), image.naturalWidth)") == 500
+    shoot(page, "picture")
+    assert clicks <= 6
+    print(f"From the login to the picture: {time.monotonic() - began:.0f} s, {clicks} clicks after the form")  # noqa: T201
