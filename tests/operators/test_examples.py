@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowException
 
 from tests.conftest import VENDORS
 
@@ -128,7 +129,7 @@ def test_on_demand_refuses_what_the_vendor_does_not_take_before_it_is_paid(submi
     ],
 )
 def test_airflow_refuses_what_is_not_in_a_forms_lists(submit, box, folder, dag_id, field, value):
-    with pytest.raises(ValueError, match=str(field)):
+    with pytest.raises((ValueError, AirflowException), match=field):  # as Airflow 3 and 2.11 call it
         submit(dag_id, folder, **{field: value})
     assert box.requests == []
 
@@ -142,11 +143,10 @@ def test_a_limit_that_is_no_number_plans_nothing(submit, box, folder):
 def test_a_dry_run_plans_and_buys_nothing_and_skus_limit_what_is_bought(submit, box, folder):
     run, states = submit("nightly_catalogue", folder, dry_run=True)
     assert str(run.state) == "success"
-    assert {name: state for name, state in states if name.startswith("picwish.")} == {
-        "picwish.plan": "success",
-        "picwish.generate": "skipped",
-        "picwish.publish": "skipped",
-    }
+    ended = {name: state for name, state in states if name.startswith("picwish.")}
+    assert ended.pop("picwish.plan") == "success"
+    assert {"picwish.generate", "picwish.publish"} <= ended.keys()
+    assert set(ended.values()) == {"skipped"}
     (plan,) = (
         each.xcom_pull(task_ids=each.task_id, key="plan")
         for each in run.get_task_instances()
