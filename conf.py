@@ -11,7 +11,7 @@ NAVIGATION = {
     "Begin": ("docs/quickstart", "docs/connections", "docs/sandbox"),
     "Vendors": tuple(f"docs/vendors/{name}" for name in ("picwish", "photoroom", "imagine", "katalis", "gptge")),
     "Every night": ("docs/nightly", "docs/pictures", "docs/renditions", "docs/labels", "docs/review", "docs/money"),
-    "In production": ("docs/operating", "docs/troubleshooting", "docs/security"),
+    "In production": ("docs/operating", "docs/metrics", "docs/troubleshooting", "docs/security"),
     "Behind it": ("docs/architecture", "docs/new-vendor", "CONTRIBUTING", "CHANGELOG"),
 }
 

@@ -106,9 +106,8 @@ def test_planning_buys_nothing_and_writes_no_record(three):
 
 def test_what_no_vendor_takes_is_refused_and_what_the_second_takes_is_not(three):
     recipe = {**RECIPE, "seed": {"policy": "fixed", "value": 7}}
-    plan = three.plan(recipe)
-    assert (plan.counts, plan.shards) == ({"refused": 3}, [])
-    assert "PicWish: seed=7" in three.planned(plan)["a"].error
+    with pytest.raises(InvalidRequestError, match="All 3 products are refused.*PicWish: seed=7"):
+        three.plan(recipe)
     assert three.plan(recipe, ["picwish", "imagine"]).counts == {"new": 3}
 
 
