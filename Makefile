@@ -13,10 +13,10 @@ PYTHON_3.0 := 3.12
 PYTHON_3.1 := 3.13
 PYTHON_3.2 := 3.12
 PYTHON_3.4 := 3.13
-# 3.0 draws no connection's form without WTForms, which come with Flask-AppBuilder. A later FastAPI breaks its tasks and
-# those of 3.2, which do not say so themselves.
+# 3.0 draws no connection's form without WTForms, which come with Flask-AppBuilder. FastAPI and svcs of later make break
+# the tasks of 3.0 and 3.2, which do not say so themselves.
 WANTS_3.0 := wtforms flask-babel 'fastapi<0.117'
-WANTS_3.2 := 'fastapi<0.137'
+WANTS_3.2 := 'fastapi<0.137' 'svcs<26'
 # Final releases, once there are; until then pre-releases, of these three alone.
 WANTS_3.4 := 'apache-airflow>=3.4.0b1' 'apache-airflow-core>=3.4.0b1' 'apache-airflow-task-sdk>=1.4.0b1'
 
