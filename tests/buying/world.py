@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Account:
 
     def __init__(self, vendor: str, conn_id: str = "", process: Process | None = None) -> None:
         self.vendor, self.conn_id, self.process = vendor, conn_id or f"{vendor}_default", process
+        self.counts: Counter[str] = Counter()
 
     def model(self, request: BackgroundRequest) -> None:
         return None

@@ -40,12 +40,12 @@ def dags(airflow_db: None) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         if sync := getattr(module, "sync_bag_to_db", None):
             # Every `dag.test()` writes the whole folder into the database anew: a second each time. Once will do.
-            known: set[str] = set()
+            known: set[str] = set()  # folders
 
             def sync_once(bag: Any, name: str, *args: Any) -> None:
-                if name not in known:
+                if str(bag.dag_folder) not in known:
                     sync(bag, name, *args)
-                    known.add(name)
+                    known.add(str(bag.dag_folder))
 
             patch.setattr(module, "sync_bag_to_db", sync_once)
         yield bag.dags
