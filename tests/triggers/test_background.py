@@ -9,6 +9,7 @@ from typing import Any
 import airflow
 import pytest
 from airflow.models.trigger import Trigger
+from packaging.version import Version
 
 from airflow_provider_bgai.exceptions import PollError
 from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger, Event
@@ -76,7 +77,7 @@ def test_a_row_of_the_first_release_is_what_it_was():
     assert ROW.items() <= kwargs.items()
 
 
-@pytest.mark.skipif(airflow.__version__ < "3.2", reason="a database is upgraded, and never goes back")
+@pytest.mark.skipif(Version(airflow.__version__) < Version("3.2"), reason="a database is upgraded, and never goes back")
 def test_a_row_as_newer_airflow_writes_it_is_what_it_was():
     assert inflated(json.dumps(ROW)).serialize() == inflated(tagged(ROW)).serialize()
 
