@@ -12,8 +12,8 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from airflow_provider_bgai import mistakes
 from airflow_provider_bgai.exceptions import InvalidRequestError, SourceError
-from airflow_provider_bgai.mistakes import reading
 from airflow_provider_bgai.storage import Storage
 
 MAX_BYTES = 100 * 1024 * 1024
@@ -37,10 +37,10 @@ class Source:
 
 
 def shown(source: str | bytes) -> str:
-    """A source as it may stand in records and messages: signatures stand in a link's query."""
+    """A source as it may stand in records and messages: a link without its query, where signatures stand, and user."""
     if isinstance(source, bytes):
         return f"{len(source):,} bytes"
-    return source.partition("?")[0] if source.startswith(("http://", "https://")) else source
+    return mistakes.shown(source) if source.startswith(("http://", "https://")) else source
 
 
 def hint_of(source: str, look: str) -> str:
@@ -73,7 +73,7 @@ def _read(source: str | bytes, storage: Storage, field: str) -> Source:
         return _hashed(source, source)
     name = f"{field}={shown(source)!r}"
     if source.startswith("s3://"):
-        with reading(name, source, storage, InvalidRequestError):
+        with mistakes.reading(name, source, storage, InvalidRequestError):
             data, found = storage.load(source)
         return _hashed(source, data, hint_of(source, found.hint))
     try:

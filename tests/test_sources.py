@@ -78,6 +78,7 @@ def test_what_cannot_be_read_for_now_is_no_refusal(bad, upload, website):
 @pytest.mark.parametrize(
     ("source", "as_shown"),
     [
+        ("https://user:secret@host/a.png?X-Amz-Signature=secret", "https://host/a.png"),
         (b"12345", "5 bytes"),
         ("https://shop.example/a.png?X-Amz-Signature=secret", "https://shop.example/a.png"),
         ("s3://bucket/a?b.png", "s3://bucket/a?b.png"),

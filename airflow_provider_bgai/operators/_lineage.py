@@ -62,4 +62,4 @@ def dataset_name(uri: str) -> tuple[str, str]:
     if not mark:
         return "file", uri
     host, _, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}", path.rstrip("/") or "/"
+    return f"{scheme}://{host}", path.rstrip("/") or "/"
