@@ -13,8 +13,9 @@ from airflow_provider_bgai.mistakes import of_fields
 from airflow_provider_bgai.storage import split_uri
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
+def _as_typed(value: Any) -> Any:
+    """What Python reads as a number and a person does not: ``true`` is no 1, and ``1_0`` no 10."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError("must be a number")
     return value
 
@@ -24,8 +25,8 @@ class Cap(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] | None = None
-    money: Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0)] | None = None
+    pictures: Annotated[int, BeforeValidator(_as_typed), Field(ge=0)] | None = None
+    money: Annotated[Decimal, BeforeValidator(_as_typed), Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Cap:

@@ -86,30 +86,31 @@ def _csv_rows(uri: str, file: IO[bytes]) -> Rows:
     file.seek(0)
     wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what Excel calls Unicode text
     encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
-    lines = _Lines(io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=""))
-    try:
-        reader = csv.reader(lines, strict=True, delimiter=_delimiter(lines))
-        columns = [column_name(name) for name in next(reader, [])]
-    except csv.Error as error:
-        raise ManifestError(f"{uri}: the header is not CSV: {error}") from None
-    _check_columns(uri, columns)
-    while True:
-        lines.taken.clear()
+    with io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="") as text:
+        lines = _Lines(text)
         try:
-            values = next(reader)
-        except StopIteration:
-            return
+            reader = csv.reader(lines, strict=True, delimiter=_delimiter(lines))
+            columns = [column_name(name) for name in next(reader, [])]
         except csv.Error as error:
-            yield lines.give_back(), f"is not CSV: {error}"
-            continue
-        if len(values) == len(columns):
-            # CSV has no numbers, so 1001.0 is what some exporter made of 1001.
-            values = [cell[:-2] if cell.endswith(".0") and _WHOLE.fullmatch(cell) else cell for cell in values]
-            yield lines.taken[0][0], dict(zip(columns, values, strict=True))
-        elif len(values) == 1:  # a line of text, as below a list: what it lacks to be a product, its checks say
-            yield lines.give_back(), {columns[0]: values[0]}
-        elif any(map(text_of, values)):
-            yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
+            raise ManifestError(f"{uri}: the header is not CSV: {error}") from None
+        _check_columns(uri, columns)
+        while True:
+            lines.taken.clear()
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield lines.give_back(), f"is not CSV: {error}"
+                continue
+            if len(values) == len(columns):
+                # CSV has no numbers, so 1001.0 is what some exporter made of 1001.
+                values = [cell[:-2] if cell.endswith(".0") and _WHOLE.fullmatch(cell) else cell for cell in values]
+                yield lines.taken[0][0], dict(zip(columns, values, strict=True))
+            elif len(values) == 1:  # a line of text, as below a list: what it lacks to be a product, its checks say
+                yield lines.give_back(), {columns[0]: values[0]}
+            elif any(map(text_of, values)):
+                yield lines.give_back(), f"has {len(values)} fields; the header has {len(columns)}"
 
 
 def _delimiter(lines: _Lines) -> str:

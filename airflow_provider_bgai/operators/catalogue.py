@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
 from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.models import number
 from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._lineage import OpenLineage, update
 from airflow_provider_bgai.operators._shard import ShardTask, label_of, signer
@@ -115,7 +116,6 @@ class PlanCatalogueOperator(Shown, OpenLineage, BaseOperator):
         from airflow_provider_bgai.catalogue.planning.plan import Plan
         from airflow_provider_bgai.catalogue.planning.planner import make_plan
         from airflow_provider_bgai.catalogue.report.story import of_plan
-        from airflow_provider_bgai.models import number
 
         run = run_of_task(context)
         self.reads = [self.manifest, *([self.recipe] if isinstance(self.recipe, str) else [])]
@@ -358,6 +358,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
         if not self.plan:
             raise AirflowFailException("There is no plan to publish: the planning task has failed; its log says why")
         try:
+            allowed = number("max_failure_ratio", self.max_failure_ratio, float)
             storage = open_storage(self.aws_conn_id, self.extra_args)
             run = run_of(self.plan["uri"])
             ledger = Ledger(storage, run.layout.root)
@@ -365,7 +366,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
             accounts = Accounts(storage, staging=run.layout.staged)
             _metrics.count_calls(settle_all(ledger, accounts, run.name), run.name)
             _metrics.count_hooks(accounts.opened)
-            published = publish(storage, run.layout.root, run.name, max_failure_ratio=float(self.max_failure_ratio))
+            published = publish(storage, run.layout.root, run.name, max_failure_ratio=allowed)
         except failures() as error:
             fail(error)
         costs = published.costs

@@ -210,6 +210,7 @@ PLAN_FAILED = {
         ({"data": b"PK", "name": "p.xlsx"}, "refused", "p.xlsx: is no .xlsx file, or damaged"),
         ({"data": "", "name": "p.ods"}, "refused", r"p.ods: must end in one of \.csv, .*\.xlsx"),
         ({"budget": {"dai": {"pictures": 3}}}, "refused", "budget, dai: there is no such field; is day meant"),
+        ({"budget": {"day": {"pictures": "1_0"}}}, "refused", 'budget, day.pictures="1_0": .*must be a number'),
         ({"limit": "ten"}, "refused", "limit='ten': must be an integer"),
         ({"manifest": "s3://no-bucket/p.csv"}, "refused", "s3://no-bucket/p.csv: there is no bucket 'no-bucket'"),
         ({"manifest": "s3://catalogue/no.csv"}, "refused", "s3://catalogue/no.csv: there is no such object in S3"),
@@ -265,6 +266,12 @@ def test_a_wrong_key_is_asked_few_times_by_a_whole_night_and_the_log_says_so(nig
     assert (states["plan"], states["publish"], states["run"]) == ("success", "failed", "failed")
     assert box.images_charged() == 0
     assert re.search("failed .authentication.: SKU-0: .*password and the host of connection 'picwish_default'", log())
+
+
+def test_a_share_that_is_no_number_is_named_and_what_was_bought_stays(night, box, log):
+    assert night(max_failure_ratio="a few")["publish"] == "failed"
+    check(read_log(log()), "max_failure_ratio='a few': must be a number", "refused")
+    assert (night(max_failure_ratio="0.2")["run"], box.images_charged()) == ("success", 2)
 
 
 # --- where a plan is missing, and where shards are
