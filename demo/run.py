@@ -50,9 +50,9 @@ WORK = ROOT / ".demo"
 DAG = "nightly_catalogue"
 SETTINGS = {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
 HOW_TO_LOOK = """
-Log in and look around while the nights run. To paint one product: Dags > on_demand > Trigger.
+Log in and look around while the nights run. To paint one product: Dags > Pictures on demand > Trigger.
 To open a picture in a browser: {pictures}backgrounds/<vendor>/<SKU>.png after the first night,
-{pictures}on-demand/ after on_demand."""
+{pictures}on-demand/ after that."""
 RUN_TIMEOUT = 600  # seconds
 CHANGED_TITLES = {"BIKE-001": "Folding city bicycle", "TOY-001": "Rainbow toy xylophone"}
 

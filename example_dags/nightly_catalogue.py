@@ -23,6 +23,7 @@ VENDORS = [row.name for row in ROWS]
 
 
 @dag(
+    dag_display_name="Nightly catalogue",
     doc_md=__doc__,
     schedule="@daily",
     start_date=datetime(2026, 1, 1),

@@ -18,6 +18,7 @@ VENDORS = [row.name for row in ROWS]
 
 
 @dag(
+    dag_display_name="Pictures on demand",
     doc_md=__doc__,
     schedule=None,
     default_args={"owner": "shop"},

@@ -20,6 +20,7 @@ DESTINATION = "s3://catalogue/step-by-step/{{ params.vendor }}-{index}.{ext}"
 
 
 @dag(
+    dag_display_name="Submit, wait, land",
     schedule=None,
     default_args={"owner": "shop"},
     doc_md=__doc__,

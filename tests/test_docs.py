@@ -94,7 +94,7 @@ def understand(*words: str) -> None:
             parse(get_parser(), arguments)
         case ["python", "-m", module, *_]:
             assert find_spec(module)
-        case ["pip", "install", "." | "airflow-provider-bgai[sandbox]"] | [".ci/run"] | ["exiftool", *_]:
+        case ["pip", "install", "." | ".[sandbox]"] | [".ci/run"] | ["exiftool", *_]:
             pass
         case ["export", assignment] | [assignment]:
             name, _, value = assignment.partition("=")
@@ -125,6 +125,17 @@ def test_each_message_that_is_explained_is_one_of_ours():
     quoted = [text for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for text in re.findall("`(.*?)`", cell)]
     assert len(quoted) > 60
     assert [text for text in quoted if not any(text.strip("… ") in message for message in known)] == []
+
+
+def test_the_dashboard_has_the_panels_of_its_page_and_asks_for_metrics_that_there_are():
+    """That the page names what is told is seen where tasks tell it: tests/operators/test_metrics.py."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    told = {name.replace(".", "_") for name in re.findall(r"^\| `(bgai\.\w+)` \|", page, re.MULTILINE)}
+    named = dict(re.findall(r"^\| ([^|`]+) \| (`.*`[^|`]*) \|$", page.partition("### A dashboard")[2], re.MULTILINE))
+    panels = json.loads((ROOT / "docs" / "grafana.json").read_text())["panels"]
+    asked = {each["title"]: [target["expr"] for target in each["targets"]] for each in panels}
+    assert asked == {title: re.findall("`([^`]+)`", queries) for title, queries in named.items()}
+    assert {name for queries in asked.values() for query in queries for name in re.findall(r"bgai_\w+", query)} <= told
 
 
 def test_each_file_that_is_named_exists():
