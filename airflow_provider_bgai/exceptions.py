@@ -30,6 +30,7 @@
     ├── StoreError                S3 refuses what was paid for              paid, and still collectable
     ├── LostError                 paid, and the picture cannot be fetched   paid and gone
     └── UnfaithfulError           paid, and the product is not the product  paid, in quarantine
+        └── RejectedError         paid, and a person does not want it       paid, in quarantine
 
 Every class carries ``reason`` (the word used in records, events and reports) and ``paid``
 (``"no"``, ``"perhaps"`` or ``"yes"``). A new class belongs here only if it means something else for the
@@ -231,6 +232,12 @@ class UnfaithfulError(BgaiError):
     paid = "yes"
 
 
+class RejectedError(UnfaithfulError):
+    """Paid, landed, and a person does not want it in the shop. It lies in quarantine."""
+
+    reason = "rejected"
+
+
 BY_REASON: dict[str, type[BgaiError]] = {
     cls.reason: cls
     for cls in (
@@ -253,5 +260,6 @@ BY_REASON: dict[str, type[BgaiError]] = {
         StoreError,
         LostError,
         UnfaithfulError,
+        RejectedError,
     )
 }

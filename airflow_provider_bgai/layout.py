@@ -115,6 +115,11 @@ class Layout:
     def decision(self, fingerprint: str, number: int) -> str:
         return f"{self.folder}/decisions/{fingerprint}.{number:03}"
 
+    @property
+    def decisions(self) -> str:
+        """Prefix of what people decided about all calls."""
+        return f"{self.folder}/decisions/"
+
     def stopped(self, conn_id: str) -> str:
         return f"{self.folder}/stopped/{segment(conn_id)}"
 
@@ -197,6 +202,16 @@ class Run:
     def landed_of(self, shard: str) -> str:
         """Where the results of what has landed so far are, of a shard (a URI) whose task is deferred."""
         return f"{self.folder}/landed/{shard.rpartition('/')[2]}"
+
+
+def out_of_quarantine(name: str) -> str:
+    """Where a picture in quarantine is once it has been accepted."""
+    return name.replace(f"{FOLDER}/quarantine/", f"{FOLDER}/pictures/")
+
+
+def into_quarantine(name: str) -> str:
+    """Where a landed picture is once it has been rejected."""
+    return name.replace(f"{FOLDER}/pictures/", f"{FOLDER}/quarantine/")
 
 
 def run_of(uri: str) -> Run:

@@ -15,7 +15,7 @@ from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
 from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.collector import Account, Collector
 from airflow_provider_bgai.buying.decision import Asks, Last, decide
-from airflow_provider_bgai.buying.decisions import last_of, refusal
+from airflow_provider_bgai.buying.decisions import last_of, read_note, refusal, take_out
 from airflow_provider_bgai.buying.purchase import Purchase, Wish, open_wish
 from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, Call
 from airflow_provider_bgai.exceptions import (
@@ -133,6 +133,10 @@ class Buyer:
                         continue
                 if decision.action == "buy":
                     purchase.number, purchase.before = decision.number, call.in_vain if call else 0
+                    if call is not None and last is not None and last.decided == "buy":
+                        note = await in_thread(read_note, self.storage, self.ledger.layout, call)
+                        if note is not None:
+                            purchase.change(note.seed, note.conn_id)
                     if decision.ends:
                         what = (purchase.wish.sku, call and call.what)
                         log.warning("%s: buying again a picture whose outcome was unknown: %s", *what)
@@ -156,8 +160,10 @@ class Buyer:
                     if call.state == "answered":
                         return call
                     continue
+                if decision.action == "accept":
+                    return await in_thread(take_out, self.ledger, call)
                 if decision.action in ("reuse", "collect"):
-                    return call
+                    return call.accepted()
                 purchase.sent = call
                 raise refusal(self.ledger, call, held=decision.action == "held", until=decision.until)
             except LostRaceError:

@@ -4,11 +4,12 @@ Only the last call of a wish decides; how often the wish was paid in vain is car
 
 =======  =====================================================================================================
 reuse    its pictures are landed and in S3
+accept   a person has accepted its pictures, and they are to be taken out of quarantine
 collect  answered: fetch what is paid
 take     sent, and its answer's bytes lie in ``incoming/``: write it down, then collect
 wait     sent, and its sender may be alive and well: ``answer_by`` has not passed
 held     sent, without an answer, and its hold lasts (or somebody decided to keep it)
-refuse   in quarantine, or paid in vain too often: only who asks for it buys it again
+refuse   in quarantine, rejected, or paid in vain too often: only who asks for it buys it again
 buy      as the number given; ``ends``: the last call is ended as unknown first
 =======  =====================================================================================================
 """
@@ -21,10 +22,11 @@ from typing import Literal
 from airflow_provider_bgai.buying.record import Call, State
 from airflow_provider_bgai.exceptions import BgaiError, LinkRefusedError, LostError
 
-Action = Literal["reuse", "collect", "take", "wait", "held", "refuse", "buy"]
+Action = Literal["reuse", "accept", "collect", "take", "wait", "held", "refuse", "buy"]
 OnUnknownOutcome = Literal["hold", "resubmit", "fail"]
-Decided = Literal["release", "keep", "buy"]
-"""What a person wrote down about a call: let go of a held one, keep it held, buy its wish again."""
+Decided = Literal["release", "keep", "buy", "accept", "reject"]
+"""What a person wrote down about a call: let go of a held one, keep it held, buy its wish again, accept its pictures
+although they went to quarantine, reject them although they landed."""
 
 GIVE_UP = 3
 """So often a wish is paid in vain before it is not bought by itself any more."""
@@ -37,7 +39,7 @@ class Last:
 
     :param state: None: there is a record, and nobody can read it.
     :param in_vain: how often the wish was paid in vain or in doubt, this call included.
-    :param there: its landed pictures are in S3.
+    :param there: its landed or accepted pictures are in S3.
     :param delivered: it has no answer on record, and its bytes are in ``incoming/``.
     """
 
@@ -102,10 +104,16 @@ def decide(last: Last | None, asks: Asks, now: float) -> Decision:
         return _buy(last, asks, ends=True)
     if last.state == "answered":
         return Decision("collect", number)
-    if last.state == "landed":
-        return Decision("reuse", number) if last.there else Decision("buy", after)
-    if last.state == "quarantined" and not (asks.again or last.decided == "buy"):
-        return Decision("refuse", number)
+    if last.state in ("landed", "quarantined"):
+        if last.decided == "accept":
+            return Decision("reuse" if last.there else "accept", number)
+        if last.state == "landed" and last.there:
+            return Decision("reuse", number)
+        wanted = asks.again or last.decided == "buy"
+        if last.state == "landed" and (wanted or last.decided != "reject"):
+            return Decision("buy", after)  # who deletes pictures wants new ones
+        if not wanted:
+            return Decision("refuse", number)
     return _buy(last, asks, ends=False)
 
 

@@ -79,6 +79,20 @@ class Purchase:
     sent: Call | None = None
     prepared: dict[Any, Any] = field(default_factory=dict)
 
+    def change(self, seed: int | None, conn_id: str | None) -> None:
+        """Buy it with another seed, or from another of the connections, as a person decided. It stays the same wish.
+
+        :raises InvalidRequestError: if the connection is none of those that can serve it, or takes no seed.
+        """
+        able = [hook for hook in self.able if conn_id in (None, hook.conn_id)]
+        if not able:
+            there = ", ".join(hook.conn_id for hook in self.able)
+            raise InvalidRequestError(f"conn_id={conn_id!r}: it is to be bought from there, and can be from {there}")
+        if seed is not None:
+            self.wish = replace(self.wish, request=replace(self.wish.request, seed=seed))
+            able = able_to(able, self.wish.request)
+        self.able = able
+
     async def outgoing(self, hook: BackgroundHook) -> tuple[Any, Inspection]:
         """The request, with its image as the vendor takes it.
 

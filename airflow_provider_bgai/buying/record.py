@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from airflow_provider_bgai.exceptions import BY_REASON, BgaiError, LostError, UnfaithfulError, UnknownOutcomeError
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from airflow_provider_bgai.imaging.inspect import Box, Inspection
+from airflow_provider_bgai.layout import out_of_quarantine
 
 State = Literal["sent", "answered", "failed", "unknown", "landed", "quarantined", "lost"]
 STATES: tuple[State, ...] = get_args(State)
@@ -151,6 +152,15 @@ class Call(BaseModel):
     def body(self) -> bytes:
         """The record as it is stored."""
         return self.model_dump_json().encode()
+
+    def accepted(self) -> Call:
+        """The call as if its pictures had landed, because a person has accepted them. To be read, never to be written:
+        what it cost, and how it ended, stays as it was."""
+        if self.state != "quarantined":
+            return self
+        images = tuple(it.model_copy(update={"uri": out_of_quarantine(it.uri)}) for it in self.quarantined)
+        good = {"state": "landed", "images": images, "quarantined": (), "reason": None, "error": None}
+        return self.model_copy(update=good)
 
     def for_books(self) -> Call:
         """The call as a line of the books: no pictures, no links."""

@@ -25,7 +25,9 @@ from airflow_provider_bgai.storage import Storage
 DECISIONS = {
     "release": "let go of a held call, so that its wish may be bought again",
     "keep": "hold a call on, whatever its hold says",
-    "buy": "buy a wish again: it is in quarantine, or was paid in vain too often",
+    "buy": "buy a wish again: it is in quarantine, was paid in vain too often, or does not please",
+    "accept": "publish a picture that is in quarantine, or was rejected",
+    "reject": "take a picture out of the shop, and buy no other by itself",
 }
 
 
@@ -60,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     add("audit", _audit, "compare all records with the books; once a month is enough")
     add("restore", _restore, "write records that are gone anew from the books")
     for name, help_ in DECISIONS.items():
-        which = add(name, _decide, help_).add_mutually_exclusive_group(required=True)
+        command = add(name, _decide, help_)
+        command.set_defaults(seed=None, conn_id=None)
+        if name == "buy":
+            command.add_argument("--seed", type=int, help="another one, of a vendor that takes seeds")
+            command.add_argument("--conn-id", help="the run's connection that it is to be bought from")
+        which = command.add_mutually_exclusive_group(required=True)
         which.add_argument("fingerprint", nargs="?", help="of the wish, as records and errors name it")
         which.add_argument("--sku", help="the product instead: its wish in the latest run, or what is published of it")
     return parser
@@ -100,7 +107,8 @@ def _decide(ledger: Ledger, args: argparse.Namespace) -> int:
     import getpass
 
     fingerprint = args.fingerprint or _fingerprint_of(ledger, args.sku)
-    call = decide_about(ledger, fingerprint, args.what, by=getpass.getuser())
+    by, more = getpass.getuser(), {"seed": args.seed, "conn_id": args.conn_id}
+    call = decide_about(ledger, fingerprint, args.what, by=by, **more)
     _say(f"{args.what}: {call.what}, sent by {call.run} for {call.sku or 'no SKU'}. The next run goes by it")
     return 0
 

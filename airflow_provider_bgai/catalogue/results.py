@@ -19,10 +19,14 @@ from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.sources import Source, shown
 
-Status = Literal["new", "changed", "unchanged", "failed_before", "refused", "held", "quarantined", "over_budget"]
+Status = Literal[
+    "new", "changed", "unchanged", "failed_before", "refused", "held", "quarantined", "rejected", "over_budget"
+]
 """What the plan says of a product."""
 
-Outcome = Literal["bought", "reused", "unchanged", "refused", "failed", "lost", "quarantined", "held", "over_budget"]
+Outcome = Literal[
+    "bought", "reused", "unchanged", "refused", "failed", "lost", "quarantined", "rejected", "held", "over_budget"
+]
 """What became of a product in a run."""
 
 WITH_PICTURES = ("bought", "reused", "unchanged")
@@ -126,6 +130,7 @@ OUTCOMES: dict[str, Outcome] = {
     "over_budget": "over_budget",
     "lost": "lost",
     "quarantined": "quarantined",
+    "rejected": "rejected",
     "unknown": "held",
     "store": "held",
 }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_bgai.buying.calls import Ledger
-from airflow_provider_bgai.buying.decision import A_DAY, GIVE_UP, Asks, Decision, Last, decide, is_lost
-from airflow_provider_bgai.buying.decisions import decide_about, last_of, read_decided, refusal
+from airflow_provider_bgai.buying.decision import A_DAY, GIVE_UP, Asks, Decided, Decision, Last, decide, is_lost
+from airflow_provider_bgai.buying.decisions import decide_about, last_of, read_note, refusal
 from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, STATES, Call, State
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
@@ -118,7 +118,7 @@ LASTS = st.builds(
     in_vain=st.integers(0, 4),
     there=st.booleans(),
     delivered=st.booleans(),
-    decided=st.sampled_from([None, "release", "keep", "buy"]),
+    decided=st.sampled_from([None, *get_args(Decided)]),
 )
 
 
@@ -165,6 +165,17 @@ def test_a_wish_that_was_paid_in_vain_three_times_is_bought_only_for_who_asks(kn
         assert asked or known.state != "quarantined"
     if asked:
         assert decision.action != "refuse"
+
+
+@given(LASTS, ASKS, TIMES)
+def test_what_a_person_accepts_is_never_bought_again_and_what_one_rejects_only_for_who_asks(known, asks, now):
+    decision = decide(known, asks, now)
+    if known.state in ("landed", "quarantined"):
+        if known.decided == "accept":
+            assert decision == Decision("reuse" if known.there else "accept", known.number)
+        if known.decided == "reject" and not known.there:
+            assert decision.action == ("buy" if asks.again else "refuse")
+    assert decision.action != "accept" or known.decided == "accept"
 
 
 @given(LASTS, ASKS, TIMES, st.sampled_from([1.0, HOUR, 30 * HOUR]))
@@ -230,9 +241,11 @@ def test_a_person_has_a_wish_bought_again_that_was_given_up(ledger, state):
 def test_a_decision_belongs_to_one_call_and_not_to_whatever_has_its_number_later(ledger):
     call = stored(ledger)
     decide_about(ledger, call.fingerprint, "release")
-    assert read_decided(ledger.storage, ledger.layout, call) == "release"
+    note = read_note(ledger.storage, ledger.layout, call)
+    assert note is not None
+    assert note.what == "release"
     other = stored(ledger)
-    assert read_decided(ledger.storage, ledger.layout, other) is None
+    assert read_note(ledger.storage, ledger.layout, other) is None
     assert action(ledger, other, call.answer_by) == "held"
 
 
@@ -240,7 +253,9 @@ def test_a_decision_belongs_to_one_call_and_not_to_whatever_has_its_number_later
     ("state", "what"),
     [
         (None, "release"),
-        ("landed", "buy"),
+        ("landed", "keep"),
+        ("lost", "accept"),
+        ("sent", "reject"),
         ("answered", "release"),
         ("unknown", "release"),
         ("quarantined", "keep"),
@@ -252,7 +267,7 @@ def test_a_decision_that_makes_no_sense_is_refused_and_not_written_down(ledger, 
     call = stored(ledger, state=state) if state else new_call()
     with pytest.raises(InvalidRequestError):
         decide_about(ledger, call.fingerprint, what)
-    assert read_decided(ledger.storage, ledger.layout, call) is None
+    assert read_note(ledger.storage, ledger.layout, call) is None
 
 
 def test_whoever_is_refused_is_told_why_and_what_a_person_may_decide_and_nobody_is_told_to_delete(ledger):

@@ -61,4 +61,9 @@ def test_the_command_writes_decisions_down_by_wish_or_by_product(kept, told):
     kept.storage.put(layout.run("night-1").outcomes, dump_lines([outcome]))
     assert told("keep", "--sku", "mug-1")[0] == 0
     assert b'"keep"' in kept.storage.read(layout.decision(held.fingerprint, 1))
+    assert told("buy", held.fingerprint, "--seed", "42", "--conn-id", "photoroom_default")[0] == 0
+    note = kept.storage.read(layout.decision(held.fingerprint, 1))
+    assert b'"seed":42' in note
+    assert b'"conn_id":"photoroom_default"' in note
+    assert told("accept", held.fingerprint)[0] == told("keep", held.fingerprint, "--seed", "42")[0] == 2
     assert told("keep", "--sku", "mug-2")[0] == told("buy", "0" * 64)[0] == told("buy")[0] == 2

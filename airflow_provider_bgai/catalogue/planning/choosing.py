@@ -24,12 +24,13 @@ from airflow_provider_bgai.catalogue.planning.tried import Tried
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
 
-Said = Literal["landed", "collect", "failed", "held", "quarantined", "given_up"]
+Said = Literal["landed", "collect", "failed", "held", "quarantined", "rejected", "given_up"]
 """What a wish's last call says of it."""
 
 LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "held": ("held", "unknown"),
     "quarantined": ("quarantined", "quarantined"),
+    "rejected": ("rejected", "rejected"),
     "given_up": ("failed", "given_up"),
 }
 """Outcome and reason of what its last call keeps out of the shards."""
@@ -166,7 +167,8 @@ class Candidates:
 
 def _said(call: Call | None, decision: Decision) -> Said:
     if decision.action == "refuse":
-        return "quarantined" if call is not None and call.state == "quarantined" else "given_up"
+        refused: dict[str | None, Said] = {"quarantined": "quarantined", "landed": "rejected"}
+        return refused.get(call.state if call else None, "given_up")
     said: dict[str, Said] = {"reuse": "landed", "held": "held", "buy": "failed"}
     return said.get(decision.action, "collect")
 

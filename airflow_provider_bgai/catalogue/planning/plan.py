@@ -14,6 +14,7 @@ unchanged       its picture is landed: it costs nothing. With ``finishing`` amon
 failed_before   an earlier run failed or lost it, or was not answered and the hold has run out
 held            a paid call was not answered; nobody buys it before the hold runs out
 quarantined     what was bought does not show the product: only ``only="failed"`` or its SKU buys it again
+rejected        a person does not want its picture: the same
 given_up        paid in vain three times: the same
 refused         row, image, template or request is wrong: the reason says what to fix
 over_budget     wanted, and does not fit into the limit or what is left of the budget

@@ -19,7 +19,7 @@ from airflow_provider_bgai.layout import call_of, picture_of
 log = logging.getLogger(__name__)
 
 GONE = 0.05
-"""More than this share of the published pictures gone at once is a lifecycle rule, and no wish for new ones …"""
+"""This share of the published pictures gone at once is a lifecycle rule, and no wish for new ones …"""
 GONE_AT_LEAST = 3
 """… if it is at least so many."""
 
@@ -60,12 +60,15 @@ class Tried:
         :raises InvalidRequestError: in words.
         """
         known, total = self.known or {}, len(fingerprints)
-        gone = sum(not known.get(fingerprint, 0) & _SOME for fingerprint in fingerprints)
-        if gone >= GONE_AT_LEAST and gone > GONE * total:
-            layout = self.ledger.layout
+        gone = {fingerprint for fingerprint in fingerprints if not known.get(fingerprint, 0) & _SOME}
+        enough, layout = max(GONE_AT_LEAST, GONE * total), self.ledger.layout
+        if len(gone) >= enough:  # what people reject is gone, too
+            decided = (call_of(uri) for uri in self.ledger.storage.list_uris(layout.decisions))
+            gone -= {bytes.fromhex(call[0]) for call in decided if call}
+        if len(gone) >= enough:
             raise InvalidRequestError(
-                f"{gone:,} of {total:,} published pictures are gone from {layout.pictures()}: a lifecycle rule, or "
-                "somebody who cleaned up? Nothing is planned, or they would be bought again. Restore them from a "
+                f"{len(gone):,} of {total:,} published pictures are gone from {layout.pictures()}: a lifecycle rule, "
+                "or somebody who cleaned up? Nothing is planned, or they would be bought again. Restore them from a "
                 "version of the bucket; or name the SKUs that are to be bought again: only=[…]"
             )
 

@@ -127,7 +127,7 @@ class Asked:
         except ValueError as error:
             log.warning("%s: the call of its picture cannot be read: %s", result.sku, error)
             return ()
-        return call.images if call is not None else ()
+        return call.accepted().images if call is not None else ()
 
     def _want(self, result: Result, number: int, images: tuple[Output, ...]) -> None:
         asked = self._finishing(result)

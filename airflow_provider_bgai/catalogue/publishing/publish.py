@@ -65,7 +65,7 @@ class Published(BaseModel):
     :param at: of the switch, epoch seconds on the store's clock.
     :param outcomes: products of the run by outcome; empty after a rollback.
     :param failures: failed, lost, quarantined, refused and held ones; ``failure_ratio`` is their share of all but
-        over_budget.
+        over_budget and rejected.
     :param pictures: stable keys in the mapping, of ``products`` SKUs; those of SKUs not in this run are kept.
     :param copied, removed: stable keys written and deleted.
     :param unpublished: products whose picture was bought and cannot be published: it is not in S3 any more, S3 refuses
@@ -235,8 +235,10 @@ def _working(workers: int) -> Iterator[tuple[Scratch, ThreadPoolExecutor]]:
 
 
 def _judge(outcomes: dict[str, int]) -> tuple[int, int]:
-    """Products that failed, and that should have a picture now: the budget left some for another night."""
-    return sum(outcomes.get(it, 0) for it in FAILURES), sum(outcomes.values()) - outcomes.get("over_budget", 0)
+    """Products that failed, and that should have a picture now: the budget left some for another night, and people
+    do not want others."""
+    wanted = sum(count for outcome, count in outcomes.items() if outcome not in ("over_budget", "rejected"))
+    return sum(outcomes.get(it, 0) for it in FAILURES), wanted
 
 
 @dataclass(frozen=True)

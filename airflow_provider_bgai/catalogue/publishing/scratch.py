@@ -144,9 +144,13 @@ class Scratch:
         return next(self._column(f"select sku from {table} where key = ? and sku <> ?", entry.key, entry.sku), None)
 
     def combine(self) -> None:
-        """Want what is known, changed by what is fresh; of a fresh product no other key stays."""
+        """Want what is known, changed by what is fresh; of a fresh product no other key stays, and nothing rejected."""
         self.db.execute("insert into wanted select * from known where sku not in (select sku from fresh)")
         self.db.execute("insert or replace into wanted select * from fresh")
+        for line in list(self._column("select line from results where outcome = 'rejected'")):
+            result = Result.model_validate_json(line)
+            kept = [it for it in self.entries("wanted", result.sku) if it.fingerprint != result.fingerprint]
+            self.replace_wanted(result.sku, kept)
 
     def replace_wanted(self, sku: str, entries: Iterable[Entry]) -> None:
         """Want these entries of a product, and no others."""

@@ -4,7 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const IDENTICAL = Number(document.currentScript.dataset.identical);
-const OUTCOMES = ["bought", "reused", "quarantined", "failed", "lost", "refused", "held", "over_budget"];
+const OUTCOMES = ["bought", "reused", "quarantined", "failed", "lost", "refused", "held", "rejected", "over_budget"];
 const FAILURES = new Set(["quarantined", "failed", "lost", "refused", "held"]);
 const CHOICES = ["vendor", "category", "verdict", "sort", "reason"];
 const VERDICTS = { faithful: "Faithful", altered: "Altered", unchecked: "Not compared", none: "No picture" };

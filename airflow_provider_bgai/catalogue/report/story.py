@@ -24,21 +24,27 @@ MESSAGE = 200
 KINDS = 100
 """Different reasons that are told apart; what comes later is counted together."""
 
-_ORDER = (*WITH_PICTURES, "over_budget", "refused", "held", "quarantined", "lost", "failed")
+_ORDER = (*WITH_PICTURES, "over_budget", "rejected", "refused", "held", "quarantined", "lost", "failed")
 
 _MEND = "change the row, the image or the prompt, or name another vendor after it in conn_id; the next run tries again"
 _BILL = (
     "look at the vendor's bill. bgai-ledger release {root} --sku {sku} lets it be bought again, keep holds it on; "
     "by itself it is bought again once its hold is over"
 )
-_LOOK = "compare it with the product in the report; only='failed' or bgai-ledger buy {root} --sku {sku} buys another"
+_LOOK = (
+    "compare it with the product in the report; bgai-ledger accept {root} --sku {sku} publishes it, buy (or "
+    "only='failed') buys another"
+)
+_WANTED = "nothing; bgai-ledger buy {root} --sku {sku} buys another, accept brings it back"
 _ACCOUNT = "see to the account and its key, or name another connection after it in conn_id; the next run tries again"
 _BUDGET = "it waits for the next run; if it must not, raise the budget or the limit"
 _AGAIN = "nothing: the next run tries again, and first collects what is paid"
 _TO_DO = {
     **dict.fromkeys(("refused", "moderation"), _MEND),
     **dict.fromkeys(("held", "unknown"), _BILL),
-    **dict.fromkeys(("quarantined", "given_up"), _LOOK),
+    "quarantined": _LOOK,
+    "given_up": "see why in the report; only='failed' or bgai-ledger buy {root} --sku {sku} buys another",
+    "rejected": _WANTED,
     **dict.fromkeys(("authentication", "quota", "retired"), _ACCOUNT),
     "over_budget": _BUDGET,
 }

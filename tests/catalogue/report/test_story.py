@@ -150,7 +150,9 @@ def test_a_tally_counts_each_product_once_and_names_some_of_each_kind(ends):
 
 
 def _order(outcome: str) -> int:
-    return [*WITH_PICTURES, "over_budget", "refused", "held", "quarantined", "lost", "failed"].index(outcome)
+    return [*WITH_PICTURES, "over_budget", "rejected", "refused", "held", "quarantined", "lost", "failed"].index(
+        outcome
+    )
 
 
 def test_a_tally_of_many_names_a_few_and_says_that_there_are_more():
