@@ -237,6 +237,21 @@ def gone(result: Result, reason: str, message: str) -> Result:
     return _instead(result, "lost" if lost else "failed", reason, message)
 
 
+def accepted(result: Result, call: Call, run: str) -> Result:
+    """What became of a picture in quarantine that a person has accepted.
+
+    :param call: as if it had landed.
+    """
+    good = {"images": call.images, "quarantined": (), "reason": None, "error": None}
+    return result.model_copy(update={**good, "outcome": "bought" if call.run == run else "reused"})
+
+
+def rejected(result: Result, error: BgaiError) -> Result:
+    """What became of a picture that a person has rejected, or wants anew, since it landed."""
+    update = {"images": (), "finished": (), "quarantined": result.images}
+    return _instead(result, "rejected", error.reason, str(error)).model_copy(update=update)
+
+
 def _instead(result: Result, outcome: Outcome, reason: str, error: str) -> Result:
     return result.model_copy(update={"outcome": outcome, "reason": reason, "error": error})
 

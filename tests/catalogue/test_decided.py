@@ -173,3 +173,55 @@ def test_a_chosen_seed_is_for_the_call_that_was_decided_about_and_for_no_later_o
     plan = catalogue.plan(SEEDS, ["photoroom"])
     assert (plan.counts, by_sku(catalogue, plan)) == ({"quarantined": 1}, {})
     assert [(call.seed, call.state) for call in catalogue.records()] == [(7, "quarantined"), (99, "quarantined")]
+
+
+# --- decided between making and publishing: publishing goes by it
+
+
+@pytest.fixture
+def made(catalogue):
+    """A run that is made and not published: ``a`` landed, ``b`` in quarantine."""
+    catalogue.add("a", photo("a"))
+    plan = catalogue.plan(COMPARED)
+    catalogue.generate(plan)
+    catalogue.publish(plan)
+    before = shop(catalogue)
+    catalogue.add("a", photo("a, new"))
+    catalogue.add("b", photo("b"))
+    spoil(catalogue)
+    plan = catalogue.plan(COMPARED, shard_size=1)
+    results = {it.sku: it for it in catalogue.generate(plan)}
+    (bad,) = [sku for sku, it in results.items() if it.outcome == "quarantined"]
+    return catalogue, plan, before, results, bad
+
+
+def test_what_is_accepted_before_a_run_publishes_is_published_with_it(made):
+    catalogue, plan, _, results, bad = made
+    decide_about(catalogue.ledger, results[bad].fingerprint, "accept")
+    published = catalogue.publish(plan)
+    assert (published.outcomes, published.failures) == ({"bought": 2}, 0)
+    picture = results[bad].quarantined[0]
+    assert shop(catalogue)[bad] == catalogue.storage.read(catalogue.layout.absolute(picture.uri))
+    assert published.costs.charged == 2
+    assert catalogue.box.bill()["picwish"] == 3
+
+
+@pytest.mark.parametrize("what", ["reject", "buy"])
+def test_what_is_rejected_before_a_run_publishes_is_not_published_and_the_shop_shows_what_it_did(made, what):
+    catalogue, plan, before, results, bad = made
+    good = "ab".replace(bad, "")
+    decide_about(catalogue.ledger, results[good].fingerprint, what)
+    published = catalogue.publish(plan, max_failure_ratio=1.0)
+    assert published.outcomes == {"rejected": 1, "quarantined": 1}
+    assert shop(catalogue) == before
+    outcomes = {it.sku: it for it in read_outcomes(catalogue.storage, catalogue.root, plan.run)}
+    assert (outcomes[good].reason, outcomes[good].price) == ("rejected", results[good].price)
+    assert (published.unpublished, published.costs.charged) == (0, 2)
+
+
+def test_what_cannot_be_carried_out_stops_nobody_from_publishing(made):
+    catalogue, plan, _, results, bad = made
+    decide_about(catalogue.ledger, results[bad].fingerprint, "accept")
+    catalogue.storage.delete(catalogue.layout.absolute(results[bad].quarantined[0].uri))
+    published = catalogue.publish(plan, max_failure_ratio=1.0)
+    assert published.outcomes == {"bought": 1, "quarantined": 1}

@@ -14,15 +14,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import ValidationError
 
 from airflow_provider_bgai.buying.calls import Ledger
+from airflow_provider_bgai.buying.decisions import read_note, refusal, take_out
 from airflow_provider_bgai.buying.landing import name_output
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
 from airflow_provider_bgai.catalogue.publishing.versions import Entry, Place
-from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted, no_answer_results, not_published
+from airflow_provider_bgai.catalogue.results import (
+    WITH_PICTURES,
+    Finished,
+    Result,
+    Wanted,
+    accepted,
+    no_answer_results,
+    not_published,
+    rejected,
+)
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
-from airflow_provider_bgai.exceptions import InvalidRequestError, PublishError
-from airflow_provider_bgai.layout import picture_of
+from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, PublishError
+from airflow_provider_bgai.layout import PictureName, call_of, picture_of
 from airflow_provider_bgai.lines import M, stream_lines
 from airflow_provider_bgai.storage import Storage
 
@@ -65,6 +75,29 @@ class Asked:
         for wanted in self._lines(shards, Wanted):
             for no_answer in no_answer_results(wanted):
                 self.scratch.put_result(no_answer, "or ignore into results")
+
+    def heed_decisions(self) -> None:
+        """Go by what people have decided about this run's pictures since it made them."""
+        listed = self.storage.list(self.place.layout.decisions)
+        decided = {call for item in listed if (call := call_of(item.uri)) is not None}
+        for result in self.scratch.results_of(fingerprint for fingerprint, _ in decided):
+            found = (picture_of(it.uri) for it in (*result.images, *result.quarantined))
+            name = next(found, None)
+            if name is not None and (name.fingerprint, name.number) in decided:
+                self._heed(result, name)
+
+    def _heed(self, result: Result, name: PictureName) -> None:
+        try:
+            call = self.ledger.read(name.fingerprint, name.number)
+            note = read_note(self.storage, self.place.layout, call) if call is not None else None
+            if call is None or note is None:
+                return
+            if note.what == "accept" and result.outcome == "quarantined":
+                self.scratch.put_result(accepted(result, take_out(self.ledger, call), self.place.run.name))
+            elif note.what in ("reject", "buy") and result.outcome in WITH_PICTURES:
+                self.scratch.put_result(rejected(result, refusal(self.ledger, call, held=False, until=None)))
+        except (LostError, ValueError) as error:
+            log.warning("%s: what was decided about its picture is left to the next run: %s", result.sku, error)
 
     def _lines(self, uris: Iterable[str], kind: type[M]) -> Iterator[M]:
         for uri in uris:

@@ -124,6 +124,7 @@ def publish(
     with _working(workers) as (scratch, pool):
         asked = Asked(storage, place, scratch)
         asked.load_results()
+        asked.heed_decisions()
         turn = Turn(storage, place, *load_current(storage, destination), lease)
         switch = Switch(storage, scratch, turn, pool)
         asked.want(pool)

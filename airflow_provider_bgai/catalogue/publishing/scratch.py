@@ -4,8 +4,9 @@ It is a temporary file, so that 100,000 products need no memory. Tables hold rec
 columns they are found by: ``results``, what became of every SKU; ``refused_rows`` of the shop's list, some without a
 SKU or with another row's; ``outcomes``, both; the mappings ``known`` (published now), ``fresh`` (of this run's products
 that are not as known) and ``wanted`` (to be published); ``touched``, the keys that may show something else than wanted;
-``landed``, the number of the call that a wish's landed pictures came from; ``unfinished``, SKUs that keep what they
-had because nobody has made the files that are asked for; ``hints`` of earlier sources.
+``asked``, wishes to be found by; ``landed``, the number of the call that a wish's landed pictures came from;
+``unfinished``, SKUs that keep what they had because nobody has made the files that are asked for; ``hints`` of earlier
+sources.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ create table known (key text primary key, sku text, sha256 text, line text) with
 create table fresh (key text primary key, sku text, sha256 text, line text) without rowid;
 create table wanted (key text primary key, sku text, sha256 text, line text) without rowid;
 create table touched (key text primary key) without rowid;
+create table asked (fingerprint text primary key) without rowid;
 create table landed (fingerprint text primary key, number integer) without rowid;
 create table unfinished (sku text primary key) without rowid;
 create table hints (sku text primary key, source text, hint text) without rowid;
@@ -84,6 +86,12 @@ class Scratch:
         while rows := self.db.execute(query, (last, BATCH)).fetchall():
             last = rows[-1][0]
             yield [Result.model_validate_json(line) for _, line in rows]
+
+    def results_of(self, fingerprints: Iterable[str]) -> Iterator[Result]:
+        """What became of those who want these wishes; they may be replaced meanwhile."""
+        find = "select line from results where json_extract(line, '$.fingerprint') in (select fingerprint from asked)"
+        self.db.executemany("insert or ignore into asked values (?)", ((it,) for it in fingerprints))
+        return (Result.model_validate_json(line) for line in list(self._column(find)))
 
     def changed(self) -> Iterator[list[Result]]:
         """Everything but unchanged products, in order of their SKUs, some at a time. Change no table meanwhile."""
