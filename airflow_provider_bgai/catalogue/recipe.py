@@ -12,12 +12,10 @@ import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -33,6 +31,7 @@ from pydantic import (
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve
 from airflow_provider_bgai.catalogue.tables import column_name
+from airflow_provider_bgai.catalogue.templates import Text, check_template, columns_of, compiled, render
 from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
 from airflow_provider_bgai.layout import MAX_SEGMENT
 from airflow_provider_bgai.mistakes import of_fields, reading, shown
@@ -45,51 +44,10 @@ MAX_KEY = 900
 """Bytes of a stable key, with a rendition's name; S3 takes 1,024 with the destination's prefix."""
 LONGEST_EXTENSION = "webp"
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
-_GLOBALS = dict(_ENVIRONMENT.globals)
-
-
-def _template(text: Any) -> Any:
-    if isinstance(text, str):
-        try:
-            _compile(text)
-        except TemplateSyntaxError as error:
-            raise ValueError(f"is not a template: {error.message} (line {error.lineno})") from None
-    return text
-
-
-@lru_cache(maxsize=1024)
-def _compile(text: str) -> Any:
-    """A template, or None where the text is the same for every product."""
-    if not any(mark in text for mark in ("{{", "{%", "{#")):
-        return None
-    return _ENVIRONMENT.from_string(text)
-
-
-class _EmptyColumnError(UndefinedError):
-    """A template prints a column that has nothing in it."""
-
-
-class _Empty(Undefined):
-    """The value of an empty column: may be asked about and given a default, but not printed."""
-
-    __slots__ = ()
-    __str__ = Undefined._fail_with_undefined_error
-    __hash__ = Undefined.__hash__
-
-    def __eq__(self, other: Any) -> bool:
-        return other == "" or isinstance(other, _Empty)
-
-
-@lru_cache(maxsize=1024)
-def _empty(column: str) -> _Empty:
-    rule = f"is empty; fill it in, or write {{{{ {column} | default('…') }}}} or {{% if {column} %}}"
-    return _Empty(f"column {column!r} {rule}", name=column, exc=_EmptyColumnError)
-
 
 def _beside(text: str, info: ValidationInfo) -> str:
     text = text.strip()
-    return resolve(text, (info.context or {}).get("where", "")) if text and not _compile(text) else text
+    return resolve(text, (info.context or {}).get("where", "")) if text and not compiled(text) else text
 
 
 def _spelled_once(categories: dict[str, Style]) -> dict[str, Style]:
@@ -106,7 +64,6 @@ def _category(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-Text = Annotated[str, AfterValidator(_template)]
 Column = Annotated[str, AfterValidator(column_name)]
 
 
@@ -169,7 +126,7 @@ class Style(Finishing):
     def _check_options(self) -> Style:
         for option, value in self.options.items():
             try:
-                _template(value)
+                check_template(value)
             except ValueError as error:
                 raise ValueError(f"options[{option!r}] {error}") from None
         return self
@@ -284,27 +241,14 @@ class Recipe(Style):
         return InvalidRequestError(f"{self._where}, {field}: SKU {product.sku!r} ({row}): {problem}")
 
     def _render(self, product: Product, field: str, text: str) -> str:
-        template = _compile(text)
-        if template is None:
-            return text
         try:
-            # As render() does, without copying 100,000 products' fields three times each.
-            fields = {**_GLOBALS, **{name: value or _empty(name) for name, value in product.fields.items()}}
-            return "".join(template.root_render_func(template.new_context(fields, shared=True)))
-        except _EmptyColumnError as error:
-            raise self._refuse(product, field, str(error.message)) from None
-        except UndefinedError as error:
-            raise self._refuse(product, field, f"{error.message}; {_columns(product)}") from None
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._refuse(product, field, f"{type(error).__name__}: {error}") from None
+            return render(text, product.fields)
+        except ValueError as error:
+            raise self._refuse(product, field, str(error)) from None
 
 
 def _no_column(name: str, product: Product) -> str:
-    return f"{name!r} is not a column of the manifest; {_columns(product)}"
-
-
-def _columns(product: Product) -> str:
-    return f"the manifest's columns are {', '.join(product.fields)}"
+    return f"{name!r} is not a column of the manifest; {columns_of(product.fields)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +269,7 @@ class _Painter:
     def of(cls, style: Style) -> _Painter:
         fields = ("prompt", "negative_prompt", "template", "guidance_image")
         values = {name: getattr(style, name) for name in fields if getattr(style, name) is not None}
-        texts = {name: value for name, value in values.items() if isinstance(value, str) and _compile(value)}
+        texts = {name: value for name, value in values.items() if isinstance(value, str) and compiled(value)}
         constant = {name: value for name, value in values.items() if name not in texts}
         constant |= {"count": style.count, "guidance_scale": style.guidance_scale}
         key = style.name or ("{{ sku }}.{ext}" if style.count == 1 else "{{ sku }}-{index}.{ext}")
