@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -43,11 +45,25 @@ MAX_SEED = 2**31 - 1
 MAX_KEY = 900
 """Bytes of a stable key, with a rendition's name; S3 takes 1,024 with the destination's prefix."""
 LONGEST_EXTENSION = "webp"
+MAX_ALT = 512
+"""Characters of an alt text: what Shopify takes."""
+_BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 def _beside(text: str, info: ValidationInfo) -> str:
     text = text.strip()
     return resolve(text, (info.context or {}).get("where", "")) if text and not compiled(text) else text
+
+
+def _public(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme == "https" and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be an address like https://cdn.example.com/pictures")
+    return url.rstrip("/")
 
 
 def _spelled_once(categories: dict[str, Style]) -> dict[str, Style]:
@@ -97,6 +113,22 @@ class Seed(BaseModel):
         return 1 + int.from_bytes(hashlib.sha256(spelled).digest()[:8], "big") % MAX_SEED
 
 
+class Feed(BaseModel):
+    """The shop's feeds, which publishing writes. Texts are Jinja templates over the product's columns.
+
+    :param url: ``https://…`` where the world reads what lies at the destination.
+    :param title, handle: of the product in Shopify, as they are there: its importer takes no rows without them.
+    :param google_id: the product's ``id`` in Merchant Center; left out, it is the SKU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_public)]
+    title: Text | None = None
+    handle: Text | None = None
+    google_id: Text | None = None
+
+
 class Style(Finishing):
     """What may differ by category. Texts are Jinja templates over the product's columns.
 
@@ -105,6 +137,7 @@ class Style(Finishing):
         one that is a template beside the manifest.
     :param name: the picture's key below the destination, with ``{ext}``, and ``{index}`` where there are several.
         Left out, it is the SKU.
+    :param alt: what the picture shows, for those who do not see it; changes neither what is bought nor any file.
 
     What is done to the pictures (``fidelity``, ``retries``, ``paste_back``, ``source_type``, ``renditions``) is
     described at :class:`~airflow_provider_bgai.catalogue.finishing.Finishing`.
@@ -121,6 +154,7 @@ class Style(Finishing):
     guidance_scale: float | None = Field(default=None, ge=0, le=1)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     name: Text | None = None
+    alt: Text | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Style:
@@ -139,12 +173,14 @@ class Recipe(Style):
     :param priority: the column with each product's priority (a number, higher is bought first); None: the file's order.
     :param category: the column with each product's category.
     :param categories: overrides by category. A field given there replaces the recipe's; the others hold.
+    :param feed: the feeds that publishing writes; None for none.
     """
 
     version: int = 1
     priority: Column | None = None
     category: Column = "category"
     categories: Annotated[dict[str, Style], AfterValidator(_spelled_once)] = Field(default_factory=dict)
+    feed: Feed | None = None
 
     _where: str = PrivateAttr("recipe")
 
@@ -178,8 +214,9 @@ class Recipe(Style):
 
     def digest_of(self, category: str) -> str:
         """Names what holds for a category: a change for another one leaves it alone."""
-        finishing = set(Finishing.model_fields)  # what is done to pictures changes nothing in what is bought
-        style = self.style(category).model_dump(mode="json", exclude_defaults=True, exclude=finishing)
+        # What is done to pictures, and said of them, changes nothing in what is bought.
+        afterwards = {*Finishing.model_fields, "alt"}
+        style = self.style(category).model_dump(mode="json", exclude_defaults=True, exclude=afterwards)
         return _digest({**style, "version": self.version})
 
     def finishing_of(self, category: str) -> Finishing:
@@ -227,10 +264,23 @@ class Recipe(Style):
             raise self._refuse(product, "name", f"{name[:120]!r} {problem}")
         return name
 
+    def words_of(self, product: Product) -> dict[str, str]:
+        """What the shop says of the product's pictures, each in one line: ``alt``, and the texts of ``feed``.
+
+        :raises InvalidRequestError: naming recipe, field, SKU and row.
+        """
+        words = {}
+        for field, text in self._painter(self.category_of(product)).words.items():
+            if line := _BREAKS.sub(" ", self._render(product, field, text)).strip():
+                words[field.rpartition(".")[2]] = line
+        if (length := len(words.get("alt", ""))) > MAX_ALT:
+            raise self._refuse(product, "alt", f"has {length} characters; shops take {MAX_ALT}")
+        return words
+
     @cached_property
     def painters(self) -> Mapping[str, _Painter]:
         """Every category's style made ready; ``""`` for the others. A plain attribute: every product asks for it."""
-        return {name: _Painter.of(self.style(name)) for name in ("", *self.categories)}
+        return {name: _Painter.of(self.style(name), self.feed) for name in ("", *self.categories)}
 
     def _painter(self, category: str) -> _Painter:
         painters = self.painters
@@ -256,6 +306,7 @@ class _Painter:
     """A style made ready for many products: what is a template, and what is the same for all.
 
     :param folder: the longest one that keys are published under once more: a rendition's name.
+    :param words: what the shop says, by the recipe's field.
     """
 
     texts: Mapping[str, str]
@@ -264,9 +315,10 @@ class _Painter:
     seed: Seed
     key: str
     folder: str
+    words: Mapping[str, str]
 
     @classmethod
-    def of(cls, style: Style) -> _Painter:
+    def of(cls, style: Style, feed: Feed | None) -> _Painter:
         fields = ("prompt", "negative_prompt", "template", "guidance_image")
         values = {name: getattr(style, name) for name in fields if getattr(style, name) is not None}
         texts = {name: value for name, value in values.items() if isinstance(value, str) and compiled(value)}
@@ -274,7 +326,10 @@ class _Painter:
         constant |= {"count": style.count, "guidance_scale": style.guidance_scale}
         key = style.name or ("{{ sku }}.{ext}" if style.count == 1 else "{{ sku }}-{index}.{ext}")
         folder = max((f"{name}/" for name in style.renditions), key=len, default="")
-        return cls(texts, constant, style.options, style.seed, key, folder)
+        said = feed.model_dump(exclude={"url"}) if feed is not None else {}
+        words = {"alt": style.alt, **{f"feed.{name}": text for name, text in said.items()}}
+        given = {name: text for name, text in words.items() if text is not None}
+        return cls(texts, constant, style.options, style.seed, key, folder, given)
 
     def request(self, recipe: Recipe, product: Product, category: str) -> BackgroundRequest:
         texts: dict[str, Any] = {name: recipe._render(product, name, text) for name, text in self.texts.items()}

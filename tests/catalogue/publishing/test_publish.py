@@ -42,7 +42,13 @@ def test_current_names_the_run_and_its_mapping_names_every_picture_relative_to_t
     (entry,) = read_mapping(shop.storage, shop.root, "night-1")
     image = result.images[0]
     assert entry == Entry(
-        key="a.png", uri=image.uri, sha256=image.sha256, fingerprint=result.fingerprint, sku="a", number=7
+        key="a.png",
+        uri=image.uri,
+        sha256=image.sha256,
+        fingerprint=result.fingerprint,
+        sku="a",
+        number=7,
+        label="compositeWithTrainedAlgorithmicMedia",
     )
     assert entry.uri.startswith(f"_bgai/pictures/{result.fingerprint}.007-1of1-")
     assert done.mapping == f"{shop.root}/_bgai/published/night-1.jsonl"
