@@ -58,7 +58,7 @@ def _beside(text: str, info: ValidationInfo) -> str:
 def _public(url: str) -> str:
     try:
         parts = urlsplit(url)
-        whole = parts.scheme == "https" and parts.hostname and parts.port != 0
+        whole = parts.scheme == "https" and parts.hostname and parts.port != 0 and parts.username is None
     except ValueError:
         whole = False
     if not whole or parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:

@@ -85,6 +85,14 @@ def test_a_category_overrides_what_it_names_and_no_more():
             {"guidance_image": "https://u:secret@host:99999/a?s=secret"},
             '"https://host:99999/a": has an impossible port',
         ),
+        ({"feed": {"url": "s3://shop/pictures"}}, 'feed.url="s3://shop/pictures": must be an address like https://cdn'),
+        ({"feed": {"url": "https://shop/p?key=1"}}, 'feed.url="https://shop/p": must be an address'),
+        ({"feed": {"url": "https://a:b@shop/p"}}, 'feed.url="https://shop/p": must be an address'),
+        ({"feed": {"url": "https://shop:x/"}}, "feed.url=.*: must be an address"),
+        ({"feed": {"title": "x"}}, "recipe, feed.url=null: Field required"),
+        ({"feed": {"url": "https://shop/p", "handel": "x"}}, "feed.handel=.*no such field; is handle meant?"),
+        ({"feed": {"url": "https://shop/p", "title": "{{"}}, "feed.title=.*is not a template"),
+        ({"alt": "{{ title"}, "recipe, alt=.*is not a template"),
         ({"categories": {"art": {"version": 2}}}, "recipe, categories.art.version=2: there is no such field"),
         ({"categories": {"art": {"prompt": "{% if %}"}}}, "recipe, categories.art.prompt=.*is not a template"),
         ("no-such-file.yaml", "no-such-file.yaml: there is no such recipe"),
@@ -285,3 +293,28 @@ def test_the_digest_names_what_is_in_the_recipe_and_not_how_it_was_written():
     both = load({"prompt": "x", "categories": {"art": {"count": 2}}})
     assert both.digest != one.digest
     assert both.digest_of("shoes") == one.digest_of("shoes") != both.digest_of("art")
+
+
+def test_what_the_shop_says_of_a_picture_is_one_line_by_category_and_nothing_is_bought_for_it():
+    feed = {"url": "https://shop/p", "title": "{{ title }}", "handle": "{{ sku | lower }}", "google_id": "{{ gone }}"}
+    recipe = load({"prompt": "x", "alt": "{{ title }}\n on\toak ", "feed": feed, "categories": {"art": {"alt": "Art"}}})
+    said = recipe.words_of(product(title=" Cup \x07☕", gone="0"))
+    assert said == {"alt": "Cup ☕ on oak", "title": "Cup ☕", "handle": "a-1", "google_id": "0"}
+    assert recipe.words_of(product(category="art", gone="0"))["alt"] == "Art"
+    assert load({"prompt": "x"}).words_of(product()) == {}
+    for name in ("", "art"):
+        assert recipe.digest_of(name) == load({"prompt": "x"}).digest_of(name)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"alt": "{{ colour }}"}, "recipe, alt: SKU 'A-1' .*'colour' is undefined; the manifest's columns are sku"),
+        ({"feed": {"url": "https://shop/p", "handle": "{{ surface }}"}}, "feed.handle: .*'surface' is empty; fill it"),
+        ({"alt": "x" * 513}, "alt: .*has 513 characters; shops take 512"),
+    ],
+)
+def test_what_the_shop_cannot_say_of_a_product_is_refused_before_anything_is_paid(more, problem):
+    recipe = load({"prompt": "x", **more})
+    with pytest.raises(InvalidRequestError, match=problem):
+        recipe.words_of(product(surface=""))
