@@ -171,10 +171,6 @@ class Layout:
         """Prefix of all feeds."""
         return f"{self.root}/feeds/"
 
-    def is_feed(self, key: str) -> bool:
-        """Whether a key below the destination is that of a feed, so that no picture may have it."""
-        return _FEED.fullmatch(key) is not None
-
     # --- runs
 
     def run(self, run: str) -> Run:
@@ -239,6 +235,11 @@ def marker_of(uri: str) -> Marker | None:
     """What the URI of a marker says; None for anything else."""
     match = _MARKER.fullmatch(uri.rpartition("/")[2])
     return Marker(match[1], int(match[2]), match[3]) if match else None
+
+
+def is_feed(key: str) -> bool:
+    """Whether a key below the destination is that of a feed, so that no picture may have it."""
+    return _FEED.fullmatch(key) is not None
 
 
 def picture_of(uri: str) -> PictureName | None:

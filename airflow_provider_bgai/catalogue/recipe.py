@@ -35,7 +35,7 @@ from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve
 from airflow_provider_bgai.catalogue.tables import column_name
 from airflow_provider_bgai.catalogue.templates import Text, check_template, columns_of, compiled, render
 from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
-from airflow_provider_bgai.layout import MAX_SEGMENT
+from airflow_provider_bgai.layout import MAX_SEGMENT, is_feed
 from airflow_provider_bgai.mistakes import of_fields, reading, shown
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage, split_uri
@@ -407,6 +407,8 @@ def _key_problem(name: str, count: int, folder: str) -> str | None:
         return "must name a picture, not a folder"
     if rest.partition("/")[0].lower() == "_bgai":
         return "is reserved: _bgai/ holds the records"
+    if is_feed(rest):
+        return "is the name of a feed"
     try:
         split_uri(f"s3://bucket/{rest}")
         longest = max(len(part.encode()) for part in rest.split("/"))

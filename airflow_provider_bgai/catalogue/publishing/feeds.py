@@ -24,7 +24,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from airflow_provider_bgai.catalogue.publishing.versions import Entry
-from airflow_provider_bgai.layout import Layout
+from airflow_provider_bgai.layout import Layout, is_feed
 from airflow_provider_bgai.lines import NDJSON
 from airflow_provider_bgai.storage import Storage
 
@@ -60,7 +60,7 @@ def write_feeds(
             for feed in feeds:
                 feed.add(product)
         written = [layout.feed(name) for feed in feeds for name in feed.put(storage, layout)]
-    gone = [uri for uri in storage.list_uris(layout.feeds) if layout.is_feed(layout.relative(uri))]
+    gone = [uri for uri in storage.list_uris(layout.feeds) if is_feed(layout.relative(uri))]
     storage.delete_all(uri for uri in gone if uri not in written)
     return tuple(written)
 

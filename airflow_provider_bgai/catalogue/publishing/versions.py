@@ -13,7 +13,7 @@ import re
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_provider_bgai.exceptions import InvalidRequestError, PublishConflictError, PublishError
-from airflow_provider_bgai.layout import FOLDER, Layout
+from airflow_provider_bgai.layout import FOLDER, Layout, is_feed
 from airflow_provider_bgai.storage import Storage, split_uri
 
 MAX_KEY_BYTES = 1024
@@ -107,7 +107,7 @@ class Place:
             raise InvalidRequestError(f"{key!r}: is no name for a picture")
         if key.partition("/")[0].lower() == FOLDER:
             raise InvalidRequestError(f"{key!r}: {FOLDER}/ holds the records")
-        if self.layout.is_feed(key):
+        if is_feed(key):
             raise InvalidRequestError(f"{key!r}: is the name of a feed")
         try:
             length = len(path.encode())

@@ -100,7 +100,9 @@ def test_each_importer_gets_its_own_columns_with_every_address_label_and_text(sh
         for picture in (*line["pictures"], *(it for one in line["pictures"] for it in one["renditions"].values())):
             body = shown_at(shop, picture["url"])
             assert picture["sha256"] == hashlib.sha256(body).hexdigest()
-            assert picture["label"] == read_label(body).source_type
+            label = read_label(body)
+            assert label is not None
+            assert picture["label"] == label.source_type
 
     def urls(sku: str, rendition: str = "") -> list[str]:
         pictures = known[sku]["pictures"]
@@ -234,10 +236,9 @@ def test_no_picture_takes_the_name_of_a_feed(catalogue):
     for sku in ("feed", "feed.csv"):
         catalogue.add(sku, photo(sku))
     plan = catalogue.plan({**WITH_FEED, "name": "feeds/{{ sku }}"})
-    results = {it.sku: it for it in catalogue.generate(plan)}
-    done = catalogue.publish(plan, max_failure_ratio=1)
-    assert {it.outcome for it in results.values()} == {"bought"}
-    assert done.outcomes == {"bought": 1, "refused": 1}
+    assert plan.counts == {"new": 1, "refused": 1}
+    catalogue.generate(plan)
+    assert catalogue.publish(plan, max_failure_ratio=1).outcomes == {"bought": 1, "refused": 1}
     assert [entry.key for entry in read_mapping(catalogue.storage, catalogue.root, plan.run)] == ["feeds/feed"]
     assert rows(catalogue, "feed.csv")[0]["sku"] == "feed"
 
@@ -271,15 +272,9 @@ def many(products: int) -> Iterator[Entry]:
         for rendition in ("", "shopify"):
             key = f"{rendition}/{sku}.png".removeprefix("/")
             digest = hashlib.sha256(key.encode()).hexdigest()
-            entry = {
-                "key": key,
-                "uri": key,
-                "sha256": digest,
-                "fingerprint": "",
-                "sku": sku,
-                "label": "compositeSynthetic",
-            }
-            yield Entry(**entry, rendition=rendition, words=words)
+            yield Entry(
+                key=key, uri=key, sha256=digest, fingerprint="", sku=sku, rendition=rendition, label="x", words=words
+            )
 
 
 def test_100_000_products_are_written_in_flat_memory_and_read_by_another_reader(catalogue):
