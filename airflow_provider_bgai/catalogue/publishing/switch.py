@@ -164,7 +164,7 @@ class Switch:
         if label is None:
             return Problem("label", f"{uri} has no AI label")
         if entry.label not in ("", label.source_type):
-            return Problem("label", f"{uri} is labelled {label.source_type}, not {entry.label}")
+            return Problem("label", f"The AI label of {uri} says {label.source_type}, not {entry.label}")
         return None
 
     def _keep_old(self, sku: str, problem: Problem) -> None:

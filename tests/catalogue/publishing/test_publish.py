@@ -215,12 +215,16 @@ def finished(shop: Shop, result: Result, *names: str) -> Result:
     return result.model_copy(update={"finished": tuple(files), "finishing": RENDERED.digest})
 
 
-@pytest.mark.parametrize("label", ["none", "broken"])
+@pytest.mark.parametrize("label", ["none", "broken", "another"])
 def test_a_picture_without_a_proper_label_is_not_published_and_stops_no_other(shop, label):
     shop.publish("night-1", shop.result("a", "red"))
     file = io.BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG")
-    body = file.getvalue() if label == "none" else drawn("blue 1").replace(b"</rdf:RDF>", b"</rdf:END>")
+    body = {
+        "none": file.getvalue(),
+        "broken": drawn("blue 1").replace(b"</rdf:RDF>", b"</rdf:END>"),
+        "another": drawn("blue 1").replace(b"compositeWithTrainedAlgorithmicMedia", b"trainedAlgorithmicMedia"),
+    }[label]
     bare = shop.result("a", "blue")
     digest = hashlib.sha256(body).hexdigest()
     bare = bare.model_copy(update={"images": (bare.images[0].model_copy(update={"sha256": digest}),)})
