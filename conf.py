@@ -10,7 +10,15 @@ from typing import Any
 NAVIGATION = {
     "Begin": ("docs/quickstart", "docs/connections", "docs/sandbox"),
     "Vendors": tuple(f"docs/vendors/{name}" for name in ("picwish", "photoroom", "imagine", "katalis", "gptge")),
-    "Every night": ("docs/nightly", "docs/pictures", "docs/renditions", "docs/labels", "docs/review", "docs/money"),
+    "Every night": (
+        "docs/nightly",
+        "docs/pictures",
+        "docs/renditions",
+        "docs/labels",
+        "docs/feeds",
+        "docs/review",
+        "docs/money",
+    ),
     "In production": ("docs/operating", "docs/metrics", "docs/troubleshooting", "docs/security"),
     "Behind it": ("docs/architecture", "docs/new-vendor", "CONTRIBUTING", "CHANGELOG"),
 }

@@ -1,4 +1,4 @@
-"""Every name below ``_bgai/``, from name to URI and back. Nobody else spells one.
+"""Every name below ``_bgai/``, and of the feeds, from name to URI and back. Nobody else spells one.
 
 ::
 
@@ -12,6 +12,7 @@
     <destination>/_bgai/stopped/<connection>                     a connection that was paid and gave nothing
     <destination>/_bgai/runs/<run>/…                             plan, shards, results, outcomes, report
     <destination>/_bgai/published/…, state.jsonl.gz, store.json, staged/
+    <destination>/feeds/feed.csv, feed.jsonl, …                  what the shop shows, for importers
 
 Records hold these names relative to the destination, so that a catalogue that is copied with its ledger works on.
 """
@@ -32,6 +33,7 @@ MAX_SEGMENT = 255
 _RUN = re.compile(r"(.+)/_bgai/runs/([^/]+)/(.+)")
 _CALL = re.compile(r"([0-9a-f]{64})\.(\d{3,})")
 _MARKER = re.compile(r"([0-9a-f]{64})\.(\d{3,})\.([0-9a-f]{32})")
+_FEED = re.compile(r"feeds/(feed|shopify|woocommerce|google)(-\d+)?\.(csv|jsonl|tsv)")
 _PICTURE = re.compile(r"([0-9a-f]{64})\.(\d{3,})-(\d+)of(\d+)-([0-9a-f]{16})\.([a-z0-9]{1,5})")
 
 
@@ -166,6 +168,14 @@ class Layout:
         """The keys that a publisher set out to change."""
         return f"{self.folder}/published/{run}.{file_id}.touched"
 
+    def feed(self, name: str) -> str:
+        return f"{self.feeds}{name}"
+
+    @property
+    def feeds(self) -> str:
+        """Prefix of all feeds."""
+        return f"{self.root}/feeds/"
+
     # --- runs
 
     def run(self, run: str) -> Run:
@@ -240,6 +250,11 @@ def marker_of(uri: str) -> Marker | None:
     """What the URI of a marker says; None for anything else."""
     match = _MARKER.fullmatch(uri.rpartition("/")[2])
     return Marker(match[1], int(match[2]), match[3]) if match else None
+
+
+def is_feed(key: str) -> bool:
+    """Whether a key below the destination is that of a feed, so that no picture may have it."""
+    return _FEED.fullmatch(key) is not None
 
 
 def picture_of(uri: str) -> PictureName | None:

@@ -113,7 +113,7 @@ def of_fields(where: str, error: ValidationError, given: Mapping[str, Any], mode
 
 def _of_field(where: str, error: Any, given: Mapping[str, Any], model: type[BaseModel]) -> str:
     # Of a union (text or number) the path names the member that was tried as well; a reader looks for the field.
-    members = {"str", "int", "function-after[_template(), str]", "constrained-str"}
+    members = {"str", "int", "function-after[check_template(), str]", "constrained-str"}
     path = [str(part) for part in error["loc"] if str(part) not in members]
     value: Any = given
     for part in path:

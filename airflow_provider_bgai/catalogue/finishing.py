@@ -83,6 +83,12 @@ class Finishing(BaseModel):
         asked = self.model_dump(mode="json", include=_SHAPING, exclude_defaults=True)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16] if asked else ""
 
+    def label_of(self, rendition: str) -> str:
+        """The IPTC ``DigitalSourceType`` on a rendition's label, or (``""``) on that of the picture itself."""
+        if (asked := self.renditions.get(rendition)) is None:
+            return self.source_type
+        return asked.source_type or ("algorithmicallyEnhanced" if asked.of == "cutout" else self.source_type)
+
     @property
     def needs_source(self) -> bool:
         """Whether the shop's own cut-out is needed."""
@@ -131,7 +137,7 @@ def finish(
             problems.append(f"picture {index}: {error}")
         for name, rendition in finishing.renditions.items():
             try:
-                made.append(desk.render(name, rendition, picture, cutout, finishing.source_type))
+                made.append(desk.render(name, rendition, picture, cutout, finishing.label_of(name)))
             except (RenditionError, LabelError) as error:
                 problems.append(f"rendition {name!r} of picture {index}: {error}")
     return tuple(made), tuple(problems)
@@ -162,13 +168,11 @@ class _Desk:
         if rendition.of == "cutout":
             if cutout is None:
                 raise RenditionError("of='cutout': the shop's own picture is not at hand")
-            image, source_type = cutout, "algorithmicallyEnhanced"
+            image = cutout
         if rendition.max_bytes is not None:
             rendition = rendition.model_copy(update={"max_bytes": max(1, rendition.max_bytes - LABEL_BYTES)})
         made = render(image, rendition)
-        return self.keep(
-            name, made.data, made, rendition.source_type or source_type, made.notes, by_vendor=rendition.of == "picture"
-        )
+        return self.keep(name, made.data, made, source_type, made.notes, by_vendor=rendition.of == "picture")
 
     def keep(
         self,

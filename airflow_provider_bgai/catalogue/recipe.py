@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -33,8 +33,9 @@ from pydantic import (
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.manifest import Product, is_remote, resolve
 from airflow_provider_bgai.catalogue.tables import column_name
+from airflow_provider_bgai.catalogue.templates import Text, check_template, columns_of, compiled, render
 from airflow_provider_bgai.exceptions import InvalidRequestError, RecipeError
-from airflow_provider_bgai.layout import MAX_SEGMENT
+from airflow_provider_bgai.layout import MAX_SEGMENT, is_feed
 from airflow_provider_bgai.mistakes import of_fields, reading, shown
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.storage import Storage, split_uri
@@ -44,52 +45,25 @@ MAX_SEED = 2**31 - 1
 MAX_KEY = 900
 """Bytes of a stable key, with a rendition's name; S3 takes 1,024 with the destination's prefix."""
 LONGEST_EXTENSION = "webp"
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
-_GLOBALS = dict(_ENVIRONMENT.globals)
-
-
-def _template(text: Any) -> Any:
-    if isinstance(text, str):
-        try:
-            _compile(text)
-        except TemplateSyntaxError as error:
-            raise ValueError(f"is not a template: {error.message} (line {error.lineno})") from None
-    return text
-
-
-@lru_cache(maxsize=1024)
-def _compile(text: str) -> Any:
-    """A template, or None where the text is the same for every product."""
-    if not any(mark in text for mark in ("{{", "{%", "{#")):
-        return None
-    return _ENVIRONMENT.from_string(text)
-
-
-class _EmptyColumnError(UndefinedError):
-    """A template prints a column that has nothing in it."""
-
-
-class _Empty(Undefined):
-    """The value of an empty column: may be asked about and given a default, but not printed."""
-
-    __slots__ = ()
-    __str__ = Undefined._fail_with_undefined_error
-    __hash__ = Undefined.__hash__
-
-    def __eq__(self, other: Any) -> bool:
-        return other == "" or isinstance(other, _Empty)
-
-
-@lru_cache(maxsize=1024)
-def _empty(column: str) -> _Empty:
-    rule = f"is empty; fill it in, or write {{{{ {column} | default('…') }}}} or {{% if {column} %}}"
-    return _Empty(f"column {column!r} {rule}", name=column, exc=_EmptyColumnError)
+MAX_ALT = 512
+"""Characters of an alt text: what Shopify takes."""
+_BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 def _beside(text: str, info: ValidationInfo) -> str:
     text = text.strip()
-    return resolve(text, (info.context or {}).get("where", "")) if text and not _compile(text) else text
+    return resolve(text, (info.context or {}).get("where", "")) if text and not compiled(text) else text
+
+
+def _public(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme == "https" and parts.hostname and parts.port != 0 and parts.username is None
+    except ValueError:
+        whole = False
+    if not whole or parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be an address like https://cdn.example.com/pictures")
+    return url.rstrip("/")
 
 
 def _spelled_once(categories: dict[str, Style]) -> dict[str, Style]:
@@ -106,7 +80,6 @@ def _category(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-Text = Annotated[str, AfterValidator(_template)]
 Column = Annotated[str, AfterValidator(column_name)]
 
 
@@ -140,6 +113,22 @@ class Seed(BaseModel):
         return 1 + int.from_bytes(hashlib.sha256(spelled).digest()[:8], "big") % MAX_SEED
 
 
+class Feed(BaseModel):
+    """The shop's feeds, which publishing writes. Texts are Jinja templates over the product's columns.
+
+    :param url: ``https://…`` where the world reads what lies at the destination.
+    :param title, handle: of the product in Shopify, as they are there: its importer takes no rows without them.
+    :param google_id: the product's ``id`` in Merchant Center; left out, it is the SKU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_public)]
+    title: Text | None = None
+    handle: Text | None = None
+    google_id: Text | None = None
+
+
 class Style(Finishing):
     """What may differ by category. Texts are Jinja templates over the product's columns.
 
@@ -148,6 +137,7 @@ class Style(Finishing):
         one that is a template beside the manifest.
     :param name: the picture's key below the destination, with ``{ext}``, and ``{index}`` where there are several.
         Left out, it is the SKU.
+    :param alt: what the picture shows, for those who do not see it; changes neither what is bought nor any file.
 
     What is done to the pictures (``fidelity``, ``retries``, ``paste_back``, ``source_type``, ``renditions``) is
     described at :class:`~airflow_provider_bgai.catalogue.finishing.Finishing`.
@@ -164,12 +154,13 @@ class Style(Finishing):
     guidance_scale: float | None = Field(default=None, ge=0, le=1)
     options: dict[str, JsonValue] = Field(default_factory=dict)
     name: Text | None = None
+    alt: Text | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Style:
         for option, value in self.options.items():
             try:
-                _template(value)
+                check_template(value)
             except ValueError as error:
                 raise ValueError(f"options[{option!r}] {error}") from None
         return self
@@ -182,12 +173,14 @@ class Recipe(Style):
     :param priority: the column with each product's priority (a number, higher is bought first); None: the file's order.
     :param category: the column with each product's category.
     :param categories: overrides by category. A field given there replaces the recipe's; the others hold.
+    :param feed: the feeds that publishing writes; None for none.
     """
 
     version: int = 1
     priority: Column | None = None
     category: Column = "category"
     categories: Annotated[dict[str, Style], AfterValidator(_spelled_once)] = Field(default_factory=dict)
+    feed: Feed | None = None
 
     _where: str = PrivateAttr("recipe")
 
@@ -221,8 +214,9 @@ class Recipe(Style):
 
     def digest_of(self, category: str) -> str:
         """Names what holds for a category: a change for another one leaves it alone."""
-        finishing = set(Finishing.model_fields)  # what is done to pictures changes nothing in what is bought
-        style = self.style(category).model_dump(mode="json", exclude_defaults=True, exclude=finishing)
+        # What is done to pictures, and said of them, changes nothing in what is bought.
+        afterwards = {*Finishing.model_fields, "alt"}
+        style = self.style(category).model_dump(mode="json", exclude_defaults=True, exclude=afterwards)
         return _digest({**style, "version": self.version})
 
     def finishing_of(self, category: str) -> Finishing:
@@ -270,10 +264,23 @@ class Recipe(Style):
             raise self._refuse(product, "name", f"{name[:120]!r} {problem}")
         return name
 
+    def words_of(self, product: Product) -> dict[str, str]:
+        """What the shop says of the product's pictures, each in one line: ``alt``, and the texts of ``feed``.
+
+        :raises InvalidRequestError: naming recipe, field, SKU and row.
+        """
+        words = {}
+        for field, text in self._painter(self.category_of(product)).words.items():
+            if line := _BREAKS.sub(" ", self._render(product, field, text)).strip():
+                words[field.rpartition(".")[2]] = line
+        if (length := len(words.get("alt", ""))) > MAX_ALT:
+            raise self._refuse(product, "alt", f"has {length} characters; shops take {MAX_ALT}")
+        return words
+
     @cached_property
     def painters(self) -> Mapping[str, _Painter]:
         """Every category's style made ready; ``""`` for the others. A plain attribute: every product asks for it."""
-        return {name: _Painter.of(self.style(name)) for name in ("", *self.categories)}
+        return {name: _Painter.of(self.style(name), self.feed) for name in ("", *self.categories)}
 
     def _painter(self, category: str) -> _Painter:
         painters = self.painters
@@ -284,27 +291,14 @@ class Recipe(Style):
         return InvalidRequestError(f"{self._where}, {field}: SKU {product.sku!r} ({row}): {problem}")
 
     def _render(self, product: Product, field: str, text: str) -> str:
-        template = _compile(text)
-        if template is None:
-            return text
         try:
-            # As render() does, without copying 100,000 products' fields three times each.
-            fields = {**_GLOBALS, **{name: value or _empty(name) for name, value in product.fields.items()}}
-            return "".join(template.root_render_func(template.new_context(fields, shared=True)))
-        except _EmptyColumnError as error:
-            raise self._refuse(product, field, str(error.message)) from None
-        except UndefinedError as error:
-            raise self._refuse(product, field, f"{error.message}; {_columns(product)}") from None
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._refuse(product, field, f"{type(error).__name__}: {error}") from None
+            return render(text, product.fields)
+        except ValueError as error:
+            raise self._refuse(product, field, str(error)) from None
 
 
 def _no_column(name: str, product: Product) -> str:
-    return f"{name!r} is not a column of the manifest; {_columns(product)}"
-
-
-def _columns(product: Product) -> str:
-    return f"the manifest's columns are {', '.join(product.fields)}"
+    return f"{name!r} is not a column of the manifest; {columns_of(product.fields)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +306,7 @@ class _Painter:
     """A style made ready for many products: what is a template, and what is the same for all.
 
     :param folder: the longest one that keys are published under once more: a rendition's name.
+    :param words: what the shop says, by the recipe's field.
     """
 
     texts: Mapping[str, str]
@@ -320,17 +315,21 @@ class _Painter:
     seed: Seed
     key: str
     folder: str
+    words: Mapping[str, str]
 
     @classmethod
-    def of(cls, style: Style) -> _Painter:
+    def of(cls, style: Style, feed: Feed | None) -> _Painter:
         fields = ("prompt", "negative_prompt", "template", "guidance_image")
         values = {name: getattr(style, name) for name in fields if getattr(style, name) is not None}
-        texts = {name: value for name, value in values.items() if isinstance(value, str) and _compile(value)}
+        texts = {name: value for name, value in values.items() if isinstance(value, str) and compiled(value)}
         constant = {name: value for name, value in values.items() if name not in texts}
         constant |= {"count": style.count, "guidance_scale": style.guidance_scale}
         key = style.name or ("{{ sku }}.{ext}" if style.count == 1 else "{{ sku }}-{index}.{ext}")
         folder = max((f"{name}/" for name in style.renditions), key=len, default="")
-        return cls(texts, constant, style.options, style.seed, key, folder)
+        said = feed.model_dump(exclude={"url"}) if feed is not None else {}
+        words = {"alt": style.alt, **{f"feed.{name}": text for name, text in said.items()}}
+        given = {name: text for name, text in words.items() if text is not None}
+        return cls(texts, constant, style.options, style.seed, key, folder, given)
 
     def request(self, recipe: Recipe, product: Product, category: str) -> BackgroundRequest:
         texts: dict[str, Any] = {name: recipe._render(product, name, text) for name, text in self.texts.items()}
@@ -408,6 +407,8 @@ def _key_problem(name: str, count: int, folder: str) -> str | None:
         return "must name a picture, not a folder"
     if rest.partition("/")[0].lower() == "_bgai":
         return "is reserved: _bgai/ holds the records"
+    if is_feed(rest):
+        return "is the name of a feed"
     try:
         split_uri(f"s3://bucket/{rest}")
         longest = max(len(part.encode()) for part in rest.split("/"))

@@ -38,6 +38,7 @@ class Wanted(BaseModel):
 
     :param skus: every SKU that wants this very picture; it is bought once.
     :param names: for each SKU, the stable key below the destination, with ``{index}`` and ``{ext}``.
+    :param words: for each SKU, what the shop says of it (:attr:`Result.words`); empty where it says nothing.
     :param request: the fields of a ``BackgroundRequest``.
     :param fingerprint: as far as hints told the plan; whoever generates reads the source, and decides on its bytes.
     :param status: ``new``, ``changed`` or ``failed_before``.
@@ -52,6 +53,7 @@ class Wanted(BaseModel):
     fingerprint: str | None = None
     skus: tuple[str, ...]
     names: tuple[str, ...]
+    words: tuple[dict[str, str], ...] = ()
     category: str = ""
     request: dict[str, Any]
     status: Status = "new"
@@ -92,6 +94,7 @@ class Result(BaseModel):
     :param image: the source, without a query: what stands there may be secret.
     :param warnings: what a person should know: of the vendor, of a rendition that could not be made.
     :param finishing: :attr:`Finishing.digest` of ``finished``; empty where the landed pictures are published.
+    :param words: what the shop says of it: ``alt``, ``title``, ``handle``, ``google_id``, as the recipe makes them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -121,6 +124,7 @@ class Result(BaseModel):
     image: str | None = None
     finishing: str = ""
     finished: tuple[Finished, ...] = ()
+    words: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
 
 
@@ -197,6 +201,7 @@ def _results(
             category=item.category,
             prompt_sha256=prompt_sha256(request.prompt),
             image=shown(request.image),
+            words=item.words[place] if item.words else {},
             price=price if place == 0 else Decimal(0),
             **known,  # type: ignore[arg-type]
         )

@@ -109,6 +109,26 @@ def test_a_rollback_restores_what_the_shop_showed_before(night, catalogue, s3, s
     assert client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() == before
 
 
+def test_a_night_and_a_rollback_write_the_shops_feeds_and_say_where(night, catalogue, s3, shop):
+    recipe = RECIPE + 'alt: "{{ title }}, ours"\nfeed: {url: "https://cdn.example.com/p"}\n'
+    client, key = s3.client(), f"{shop.partition('//')[2].partition('/')[2]}/feeds/feed.csv"
+
+    def feed() -> bytes:
+        return client.get_object(Bucket=s3.bucket, Key=key)["Body"].read()
+
+    done = night(**catalogue(2, recipe=recipe))
+    written = ["feed.csv", "feed.jsonl", "google.tsv", "woocommerce.csv"]
+    assert names(s3, shop) == ["SKU-0.png", "SKU-1.png", *(f"feeds/{name}" for name in written)]
+    assert sorted(done["publish"][0]["feeds"]) == [f"{shop}/feeds/{name}" for name in written]
+    first = feed()
+    night(**catalogue(2, recipe=recipe, titles={0: "Something else"}))
+    assert b",https://cdn.example.com/p/SKU-0.png?v=" in feed()
+    assert b',"Something else, ours",' in feed()
+    assert feed() != first
+    night(dag_id="catalogue_rollback", destination=shop)
+    assert feed() == first
+
+
 def test_a_list_of_skus_buys_only_those(night, catalogue, box):
     night(**catalogue(5), only=["SKU-1", "SKU-3"])
     assert box.images_charged() == 2

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decision import Asks, Decision
@@ -34,6 +34,14 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "given_up": ("failed", "given_up"),
 }
 """Outcome and reason of what its last call keeps out of the shards."""
+
+
+class For(NamedTuple):
+    """A product that wants a picture: its key in the shop, and what the shop says of it."""
+
+    sku: str
+    key: str
+    words: dict[str, str]
 
 
 @dataclass
@@ -74,7 +82,7 @@ class Candidates:
         self._numbers: array[int] = array("l")  # of the last call; 0: never tried, -1: not known before it is read
         self._names: list[bytes] = []
         self._by_name: dict[bytes, int] = {}
-        self._also: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        self._also: dict[int, list[For]] = defaultdict(list)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -87,7 +95,7 @@ class Candidates:
         self.skus.add(wish.product.sku)
         place = self._by_name.setdefault(wish.name, len(self))
         if place < len(self):
-            self._also[place].append((wish.product.sku, wish.key))
+            self._also[place].append(For(wish.product.sku, wish.key, wish.words))
             self.priorities[place] = max(self.priorities[place], wish.priority)
             return
         self._names.append(wish.name)
@@ -112,9 +120,9 @@ class Candidates:
         line: dict[str, Any] = json.loads(os.pread(self.spool.fileno(), ends - begins, begins))
         return line
 
-    def also(self, place: int) -> Sequence[tuple[str, str]]:
-        """Further SKUs that want the same picture, with their keys."""
-        return self._also.get(place, ())
+    def products(self, place: int, line: Mapping[str, Any]) -> list[For]:
+        """Every product that wants a candidate's picture. :param line: the candidate's."""
+        return [For(line["sku"], line["name"], line.get("words", {})), *self._also.get(place, ())]
 
     def look_back(self, tried: Tried, asks: Asks) -> None:
         """Ask what is to be done about what was tried and has not landed."""

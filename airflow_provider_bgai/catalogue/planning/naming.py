@@ -36,6 +36,7 @@ class NamedWish:
     :param able: place of the first hook that takes it.
     :param name: the fingerprint, or its stand-in where it is not ``known``.
     :param source: sha256 of the source, as far as hints tell.
+    :param words: what the shop says of the product's pictures.
     """
 
     product: Product
@@ -47,6 +48,7 @@ class NamedWish:
     name: bytes
     source: bytes | None
     known: bool
+    words: dict[str, str]
 
 
 class Names:
@@ -67,14 +69,15 @@ class Names:
             try:
                 category, priority = self.recipe.category_of(product), self.recipe.priority_of(product)
                 request = self.recipe.request(product)
-                wanted.append((product, request, category, priority, self._key(product, request)))
+                words = self.recipe.words_of(product)
+                wanted.append((product, request, category, priority, self._key(product, request), words))
             except InvalidRequestError as error:
                 refuse(product, "", str(error))
         requests = [request for _, request, *_ in wanted]
         self.images.look(request.image for request in requests)
         self._read_moods(requests)
         named = []
-        for product, request, category, priority, key in wanted:
+        for product, request, category, priority, key, words in wanted:
             try:
                 hook = able_to(self.hooks, request)[0]
                 name, source, known = self._name(hook, request)
@@ -82,7 +85,7 @@ class Names:
                 refuse(product, key, f"row {product.row}: {error}")
             else:
                 able = self.hooks.index(hook)
-                named.append(NamedWish(product, request, category, priority, key, able, name, source, known))
+                named.append(NamedWish(product, request, category, priority, key, able, name, source, known, words))
         return named
 
     def _key(self, product: Product, request: BackgroundRequest) -> str:

@@ -78,6 +78,7 @@ class PlanRecord(Plan):
     :param finishing: what is done to pictures, in the same way.
     :param vendor: the preferred vendor, with its model.
     :param refusals: the first of them; all stand in ``planned``.
+    :param feed_url: where the world reads the destination, for the feeds; None where the recipe asks for none.
     """
 
     manifest: str
@@ -90,6 +91,7 @@ class PlanRecord(Plan):
     vendor: str
     planned: list[str]
     refusals: list[Refusal]
+    feed_url: str | None = None
 
     def finishing_of(self, category: str) -> Finishing:
         """What is done to the pictures of a category."""

@@ -141,6 +141,7 @@ def make_plan(
         vendor=planner.vendor,
         planned=planner.planned.uris,
         refusals=planner.refusals,
+        feed_url=loaded.feed.url if loaded.feed is not None else None,
     )
     storage.put(record.uri, record.model_dump_json(indent=1).encode(), content_type="application/json")
     return record
@@ -247,7 +248,7 @@ class _Planner:
             )
 
     def _place(self, wish: NamedWish, number: int, *, landed: bool) -> None:
-        line = {
+        line: dict[str, Any] = {
             "sku": wish.product.sku,
             "name": wish.key,
             "category": wish.category,
@@ -255,6 +256,8 @@ class _Planner:
             "source": wish.source and wish.source.hex(),
             "prompt_sha256": prompt_sha256(wish.request.prompt),
         }
+        if wish.words:
+            line["words"] = wish.words
         if landed and self.only != "all" and not self._to_finish(wish.product.sku, wish.category, wish.name):
             self.counts["unchanged"] += 1
             self.planned.add(unchanged_line(line))
@@ -289,16 +292,17 @@ class _Planner:
         shards = LineFiles(self.storage, self.folder.shards, size, pool=self.pool)
         for place in chosen:
             line = found.line(place)
-            skus = [(line["sku"], line["name"]), *found.also(place)]
-            ends = [self._status(place, line, sku, states.get(sku)) for sku, _ in skus]
+            products = found.products(place, line)
+            ends = [self._status(place, line, it.sku, states.get(it.sku)) for it in products]
             for status, changed in ends:
                 self.counts[status] += 1
                 self.changed.update(changed)
             status, changed = ends[0]
             wanted = {
                 "fingerprint": line["fingerprint"],
-                "skus": [sku for sku, _ in skus],
-                "names": [name for _, name in skus],
+                "skus": [it.sku for it in products],
+                "names": [it.key for it in products],
+                "words": [it.words for it in products] if any(it.words for it in products) else [],
                 "category": line["category"],
                 "request": line["request"],
                 "status": status,
@@ -338,15 +342,15 @@ class _Planner:
     def _leave_out(self, place: int) -> None:
         """A result for each SKU of a candidate that is in no shard."""
         line, said, problem = self.found.line(place), self.found.said.get(place, ""), self.found.problems.get(place)
-        skus = [(line["sku"], line["name"]), *self.found.also(place)]
+        products = self.found.products(place, line)
         if said not in LEFT_OUT and problem is None:
-            self.counts["not_selected"] += len(skus)
+            self.counts["not_selected"] += len(products)
             return
         outcome, reason = LEFT_OUT.get(said, ("over_budget", "over_budget"))
-        self.counts[said if said in LEFT_OUT else "over_budget"] += len(skus)
+        self.counts[said if said in LEFT_OUT else "over_budget"] += len(products)
         known = {name: line[name] for name in ("category", "fingerprint", "source", "prompt_sha256")}
-        for sku, key in skus:
-            self.planned.add(left_out_line(sku, key, known, outcome, reason, problem))
+        for product in products:
+            self.planned.add(left_out_line(product.sku, product.key, known, outcome, reason, problem))
 
 
 @contextmanager

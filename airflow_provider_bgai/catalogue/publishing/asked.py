@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -113,7 +114,7 @@ class Asked:
             for landed in pool.map(self._landed_names, HEX):
                 self.scratch.put_landed(landed.items())
         for batch in self.scratch.with_pictures():
-            changed = [(result, self._number(result)) for result in batch if result.images or not self._stays(result)]
+            changed = [(result, self._number(result)) for result in batch if result.images or not self._kept(result)]
             for (result, number), images in zip(changed, pool.map(lambda it: self._images(*it), changed), strict=True):
                 self._want(result, number, images)
         self.scratch.combine()
@@ -135,9 +136,22 @@ class Asked:
             return name.number if name else 0
         return self.scratch.landed(result.fingerprint or "")
 
-    def _stays(self, result: Result) -> bool:
-        """Whether what is published is what the result means, so that no record of a call need be read."""
+    def _kept(self, result: Result) -> bool:
+        """Whether what is published is what the result means, so that no record of a call need be read: then only
+        what the shop says of it may be new."""
         known = self.scratch.entries("known", result.sku)
+        if not self._stays(result, known):
+            return False
+        said = [entry.model_copy(update=self._said(result, entry.rendition)) for entry in known]
+        if said != known:
+            self.scratch.put_entries("known", said)
+        return True
+
+    def _said(self, result: Result, rendition: str) -> dict[str, Any]:
+        """What a picture's entry says of it, and changes no file."""
+        return {"label": self.plan.finishing_of(result.category).label_of(rendition), "words": result.words}
+
+    def _stays(self, result: Result, known: list[Entry]) -> bool:
         asked, number = self._finishing(result), self._number(result)
         as_known = (
             it.fingerprint == result.fingerprint
@@ -208,6 +222,7 @@ class Asked:
                 rendition=file.rendition,
                 index=file.index,
                 finishing=self._finishing(result),
+                **self._said(result, file.rendition),
             )
             if taken := self.scratch.taken_by("fresh", entry):
                 raise InvalidRequestError(f"{key!r}: is the name of {taken!r} as well")

@@ -9,14 +9,14 @@ the same act. It goes like this:
    write: of two publishers one is refused).
 2. Pictures are copied within S3 to the keys that change; keys that the new mapping lacks are deleted. A product whose
    picture is gone, or whose keys S3 refuses, is reported and shows what it did; the mapping says so.
-3. The mapping is written, and ``current`` is switched to it (conditional write).
+3. The mapping is written, with the shop's feeds, and ``current`` is switched to it (conditional write).
 
 Killed anywhere, the note stays: whoever publishes next copies those keys again, whatever they hold. Copies take time,
 so a reader may see some new and some old pictures meanwhile, but never half a picture. Everything is named relative to
 the destination, so a catalogue that is copied with its records publishes and rolls back where it is.
 
 The steps are in ``switch``, the note and ``current`` in ``versions``; what the new mapping shall be is found out by
-``asked``; ``scratch`` is the database they share.
+``asked``; ``scratch`` is the database they share; ``feeds`` knows the importers' columns.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Published(BaseModel):
     :param unfinished: unchanged products that keep what they had until the next plan has their files made.
     :param costs: of the calls that this run sent; ``settled``: what it settled for earlier runs.
     :param outcomes_uri: what became of every SKU, a line each.
+    :param feeds: URIs of the feeds that were written.
     """
 
     run: str
@@ -93,6 +94,7 @@ class Published(BaseModel):
     mapping: str
     outcomes_uri: str | None = None
     report: str | None = None
+    feeds: tuple[str, ...] = ()
 
 
 def publish(
@@ -148,7 +150,7 @@ def publish(
             # Before the switch, so that no other publisher comes in between; a plan knows what is landed anyway.
             turn.renew()
             write_state(storage, place.layout.root, asked.states())
-            switch.conclude(history)
+            switch.conclude(history, asked.plan.feed_url)
         except store_errors(BgaiError):
             report.write(published=False)
             raise
@@ -206,7 +208,7 @@ def rollback(
             raise PublishError(f"Run {target} was never published: there is no {place.mapping}") from None
         switch.announce()
         switch.make_true()
-        switch.conclude(history)
+        switch.conclude(history, current.feed_url)
         return _published(switch)
 
 
@@ -308,6 +310,8 @@ def _published(switch: Switch, **of_the_run: Any) -> Published:
         "Published: %s shows %d picture(s) of %d product(s); %d file(s) copied, %d removed; %s",
         *(place.layout.root, pictures, products, switch.copied, switch.removed, before),
     )
+    if switch.feeds:
+        log.info("Feeds for the shop's importers: %s", ", ".join(switch.feeds))
     return Published(
         run=place.run.name,
         previous=current.previous,
@@ -319,5 +323,6 @@ def _published(switch: Switch, **of_the_run: Any) -> Published:
         unpublished=len(scratch.unpublished),
         examples=tuple(scratch.unpublished)[:EXAMPLES],
         mapping=place.mapping,
+        feeds=switch.feeds,
         **of_the_run,
     )

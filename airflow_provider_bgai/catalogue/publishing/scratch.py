@@ -192,6 +192,11 @@ class Scratch:
         """All records of a table, in order of a column."""
         return self._column(f"select line from {table} order by {by}")
 
+    def renditions(self) -> list[str]:
+        """The names of all renditions to be published."""
+        query = "select distinct json_extract(line, '$.rendition') as name from wanted where name <> '' order by name"
+        return list(self._column(query))
+
     def count_wanted(self) -> tuple[int, int]:
         """Products and pictures to be published."""
         products, pictures = self.db.execute("select count(distinct sku), count(*) from wanted").fetchone()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from airflow_provider_bgai.catalogue.publishing.feeds import write_feeds
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
 from airflow_provider_bgai.catalogue.publishing.versions import Entry, Turn, load_current
 from airflow_provider_bgai.exceptions import PublishConflictError, PublishError, StoreError
@@ -48,6 +49,7 @@ class Switch:
 
     :param pool: S3 requests at a time.
     :ivar copied, removed: stable keys written and deleted.
+    :ivar feeds: the URIs of the feeds that were written.
     """
 
     def __init__(self, storage: Storage, scratch: Scratch, turn: Turn, pool: ThreadPoolExecutor) -> None:
@@ -55,6 +57,7 @@ class Switch:
         self.place, self.layout = turn.place, turn.place.layout
         self.touched = self.layout.touched(self.place.run.name, uuid.uuid4().hex)
         self.copied = self.removed = 0
+        self.feeds: tuple[str, ...] = ()
         if known := turn.current.run:
             scratch.put_entries("known", stream_lines(storage, self.layout.mapping(known), Entry))
 
@@ -112,12 +115,20 @@ class Switch:
             if entry is not None and self._shows(entry):
                 self.scratch.put_entries("wanted", [entry])
 
-    def conclude(self, history: tuple[str, ...]) -> None:
-        """Step 3: write the mapping, and switch ``current`` to it."""
+    def conclude(self, history: tuple[str, ...], feed_url: str | None) -> None:
+        """Step 3: write the mapping and the feeds, and switch ``current`` to it.
+
+        :param feed_url: where the world reads the destination; None for no feeds.
+        """
         self.turn.check()
         write_lines(self.storage, self.place.mapping, self.scratch.lines("wanted", by="key"))
+        if feed_url is not None:
+            # Before the switch, so that no other publisher comes in between: what they say, the keys show already.
+            self.turn.renew()
+            entries = map(Entry.model_validate_json, self.scratch.lines("wanted", by="sku"))
+            self.feeds = write_feeds(self.storage, self.layout, entries, feed_url, self.scratch.renditions())
         self.turn.check()
-        self.turn.switch_to_it(history)
+        self.turn.switch_to_it(history, feed_url)
         self.storage.delete(self.touched)
 
     def _copy(self, entries: Sequence[Entry]) -> Problem | None:
@@ -147,10 +158,14 @@ class Switch:
         if hashlib.sha256(body).hexdigest() != entry.sha256:
             return Problem("missing", f"{uri}: is not the picture that was landed there")
         try:
-            labelled = read_label(body) is not None
+            label = read_label(body)
         except LabelError as error:
             return Problem("label", f"The AI label of {uri} cannot be read: {error}")
-        return None if labelled else Problem("label", f"{uri} has no AI label")
+        if label is None:
+            return Problem("label", f"{uri} has no AI label")
+        if entry.label not in ("", label.source_type):
+            return Problem("label", f"The AI label of {uri} says {label.source_type}, not {entry.label}")
+        return None
 
     def _keep_old(self, sku: str, problem: Problem) -> None:
         """What a product had, after its new pictures turned out not to be fit; nothing if that is gone too."""

@@ -13,7 +13,7 @@ import re
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_provider_bgai.exceptions import InvalidRequestError, PublishConflictError, PublishError
-from airflow_provider_bgai.layout import FOLDER, Layout
+from airflow_provider_bgai.layout import FOLDER, Layout, is_feed
 from airflow_provider_bgai.storage import Storage, split_uri
 
 MAX_KEY_BYTES = 1024
@@ -26,6 +26,8 @@ class Entry(BaseModel):
     :param key: below the destination.
     :param uri: the file it is a copy of, relative to the destination; named by its content and never overwritten.
     :param number: of the call that its picture came from; 0 where that is not known.
+    :param label: the IPTC ``DigitalSourceType`` in it.
+    :param words: what the shop says of the product: :attr:`Result.words`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -39,6 +41,8 @@ class Entry(BaseModel):
     rendition: str = ""
     index: int = 1
     finishing: str = ""
+    label: str = ""
+    words: dict[str, str] = {}
 
 
 class Pending(BaseModel):
@@ -61,6 +65,7 @@ class Current(BaseModel):
     :param previous: what a rollback restores.
     :param at: of the switch, epoch seconds on the store's clock.
     :param history: the runs before, latest first.
+    :param feed_url: where the world reads the destination, as the last run with feeds had it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -70,6 +75,7 @@ class Current(BaseModel):
     previous: str | None = None
     at: float = 0.0
     history: tuple[str, ...] = ()
+    feed_url: str | None = None
     pending: Pending | None = None
 
     def all_but(self, run: str) -> tuple[str, ...]:
@@ -101,6 +107,8 @@ class Place:
             raise InvalidRequestError(f"{key!r}: is no name for a picture")
         if key.partition("/")[0].lower() == FOLDER:
             raise InvalidRequestError(f"{key!r}: {FOLDER}/ holds the records")
+        if is_feed(key):
+            raise InvalidRequestError(f"{key!r}: is the name of a feed")
         try:
             length = len(path.encode())
         except UnicodeEncodeError:
@@ -161,11 +169,21 @@ class Turn:
                 f"Publishing {self.place.run.name} was suspended for too long; it can be run again"
             )
 
-    def switch_to_it(self, history: tuple[str, ...]) -> None:
-        """The switch. :param history: what a rollback may go back to, latest first."""
-        previous = history[0] if history else None
-        at = self.storage.now()
-        self._write(Current(run=self.place.run.name, previous=previous, at=at, history=history[:HISTORY]))
+    def switch_to_it(self, history: tuple[str, ...], feed_url: str | None) -> None:
+        """The switch.
+
+        :param history: what a rollback may go back to, latest first.
+        :param feed_url: of the feeds that were written; None where none were.
+        """
+        self._write(
+            Current(
+                run=self.place.run.name,
+                previous=history[0] if history else None,
+                at=self.storage.now(),
+                history=history[:HISTORY],
+                feed_url=feed_url or self.current.feed_url,
+            )
+        )
 
     def _write(self, current: Current) -> None:
         uri, body = self.place.layout.current, current.model_dump_json().encode()

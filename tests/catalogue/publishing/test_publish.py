@@ -42,7 +42,13 @@ def test_current_names_the_run_and_its_mapping_names_every_picture_relative_to_t
     (entry,) = read_mapping(shop.storage, shop.root, "night-1")
     image = result.images[0]
     assert entry == Entry(
-        key="a.png", uri=image.uri, sha256=image.sha256, fingerprint=result.fingerprint, sku="a", number=7
+        key="a.png",
+        uri=image.uri,
+        sha256=image.sha256,
+        fingerprint=result.fingerprint,
+        sku="a",
+        number=7,
+        label="compositeWithTrainedAlgorithmicMedia",
     )
     assert entry.uri.startswith(f"_bgai/pictures/{result.fingerprint}.007-1of1-")
     assert done.mapping == f"{shop.root}/_bgai/published/night-1.jsonl"
@@ -209,12 +215,16 @@ def finished(shop: Shop, result: Result, *names: str) -> Result:
     return result.model_copy(update={"finished": tuple(files), "finishing": RENDERED.digest})
 
 
-@pytest.mark.parametrize("label", ["none", "broken"])
+@pytest.mark.parametrize("label", ["none", "broken", "another"])
 def test_a_picture_without_a_proper_label_is_not_published_and_stops_no_other(shop, label):
     shop.publish("night-1", shop.result("a", "red"))
     file = io.BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG")
-    body = file.getvalue() if label == "none" else drawn("blue 1").replace(b"</rdf:RDF>", b"</rdf:END>")
+    body = {
+        "none": file.getvalue(),
+        "broken": drawn("blue 1").replace(b"</rdf:RDF>", b"</rdf:END>"),
+        "another": drawn("blue 1").replace(b"compositeWithTrainedAlgorithmicMedia", b"trainedAlgorithmicMedia"),
+    }[label]
     bare = shop.result("a", "blue")
     digest = hashlib.sha256(body).hexdigest()
     bare = bare.model_copy(update={"images": (bare.images[0].model_copy(update={"sha256": digest}),)})
