@@ -165,7 +165,7 @@ class Buyer:
                 if decision.action in ("reuse", "collect"):
                     return call.accepted()
                 purchase.sent = call
-                raise refusal(self.ledger, call, held=decision.action == "held", until=decision.until)
+                raise refusal(self.ledger, call, decision.action, decision.until)
             except LostRaceError:
                 continue
 

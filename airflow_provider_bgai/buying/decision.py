@@ -2,16 +2,17 @@
 
 Only the last call of a wish decides; how often the wish was paid in vain is carried in it (``Call.in_vain``).
 
-=======  =====================================================================================================
-reuse    its pictures are landed and in S3
-accept   a person has accepted its pictures, and they are to be taken out of quarantine
-collect  answered: fetch what is paid
-take     sent, and its answer's bytes lie in ``incoming/``: write it down, then collect
-wait     sent, and its sender may be alive and well: ``answer_by`` has not passed
-held     sent, without an answer, and its hold lasts (or somebody decided to keep it)
-refuse   in quarantine, rejected, or paid in vain too often: only who asks for it buys it again
-buy      as the number given; ``ends``: the last call is ended as unknown first
-=======  =====================================================================================================
+========  =====================================================================================================
+reuse     its pictures are landed and in S3
+accept    a person has accepted its pictures, and they are to be taken out of quarantine
+collect   answered: fetch what is paid
+take      sent, and its answer's bytes lie in ``incoming/``: write it down, then collect
+wait      sent, and its sender may be alive and well: ``answer_by`` has not passed
+held      sent, without an answer, and its hold lasts (or somebody decided to keep it)
+rejected  a person does not want its pictures: only who asks for it buys it again
+refuse    in quarantine, or paid in vain too often: likewise
+buy       as the number given; ``ends``: the last call is ended as unknown first
+========  =====================================================================================================
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal
 from airflow_provider_bgai.buying.record import Call, State
 from airflow_provider_bgai.exceptions import BgaiError, LinkRefusedError, LostError
 
-Action = Literal["reuse", "accept", "collect", "take", "wait", "held", "refuse", "buy"]
+Action = Literal["reuse", "accept", "collect", "take", "wait", "held", "rejected", "refuse", "buy"]
 OnUnknownOutcome = Literal["hold", "resubmit", "fail"]
 Decided = Literal["release", "keep", "buy", "accept", "reject"]
 """What a person wrote down about a call: let go of a held one, keep it held, buy its wish again, accept its pictures
@@ -109,10 +110,11 @@ def decide(last: Last | None, asks: Asks, now: float) -> Decision:
             return Decision("reuse" if last.there else "accept", number)
         if last.state == "landed" and last.there:
             return Decision("reuse", number)
-        wanted = asks.again or last.decided == "buy"
-        if last.state == "landed" and (wanted or last.decided != "reject"):
+        if not asks.again and last.decided == "reject":
+            return Decision("rejected", number)
+        if last.state == "landed":
             return Decision("buy", after)  # who deletes pictures wants new ones
-        if not wanted:
+        if not (asks.again or last.decided == "buy"):
             return Decision("refuse", number)
     return _buy(last, asks, ends=False)
 

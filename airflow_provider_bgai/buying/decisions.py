@@ -23,7 +23,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_bgai.buying.calls import Ledger
-from airflow_provider_bgai.buying.decision import GIVE_UP, Decided, Last
+from airflow_provider_bgai.buying.decision import GIVE_UP, Action, Decided, Last
 from airflow_provider_bgai.buying.record import IN_VAIN, Call, State
 from airflow_provider_bgai.exceptions import (
     BgaiError,
@@ -155,19 +155,22 @@ def _places(ledger: Ledger, call: Call) -> list[tuple[str, str]]:
     return [(ledger.layout.absolute(name), ledger.layout.absolute(into_quarantine(name))) for name in names]
 
 
-def refusal(ledger: Ledger, call: Call, *, held: bool, until: float | None) -> BgaiError:
-    """Why a wish is not bought now, and what a person may decide."""
+def refusal(ledger: Ledger, call: Call, action: Action, until: float | None = None) -> BgaiError:
+    """Why a wish is not bought now, and what a person may decide.
+
+    :param action: ``held``, ``rejected`` or ``refuse``; ``until``: of one that is held.
+    """
     where = f"bgai-ledger release {ledger.layout.root} {call.fingerprint}"
-    if held:
+    if action == "held":
         left = "until somebody decides" if until is None else f"for {(until - ledger.storage.now()) / 3600:.1f} h more"
         return UnknownOutcomeError(
             f"Held {left}: {call.what} was not answered, and may or may not have been charged. Look at the vendor's "
             f"bill; to let it be bought again: {where}",
             vendor=call.vendor,
         )
-    if call.state in ("quarantined", "landed"):
-        kind = UnfaithfulError if call.state == "quarantined" else RejectedError
-        why = call.error or f"Rejected by a person: {call.what}"
+    if action == "rejected" or call.state == "quarantined":
+        kind = RejectedError if action == "rejected" else UnfaithfulError
+        why = f"Rejected by a person: {call.what}" if action == "rejected" else call.error
         return kind(
             f"{why}. {_again(ledger, call)}, or for another seed or epoch; to publish it all the same: "
             f"{where.replace(' release ', ' accept ')}",

@@ -253,7 +253,7 @@ def accepted(result: Result, call: Call, run: str) -> Result:
 
 def rejected(result: Result, error: BgaiError) -> Result:
     """What became of a picture that a person has rejected, or wants anew, since it landed."""
-    update = {"images": (), "finished": (), "quarantined": result.images}
+    update = {"images": (), "finished": (), "quarantined": result.images or result.quarantined}
     return _instead(result, "rejected", error.reason, str(error)).model_copy(update=update)
 
 

@@ -226,7 +226,7 @@ def insist_on_pictures(ledger: Ledger, call: Call) -> None:
     from airflow_provider_bgai.buying.record import error_of
 
     told = call.model_copy(update={"error": f"{call.what}: {call.error}"})
-    error = refusal(ledger, told, held=False, until=None) if call.state == "quarantined" else error_of(told)
+    error = refusal(ledger, told, "refuse") if call.state == "quarantined" else error_of(told)
     if error is not None:
         raise error
 

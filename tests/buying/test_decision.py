@@ -174,7 +174,7 @@ def test_what_a_person_accepts_is_never_bought_again_and_what_one_rejects_only_f
         if known.decided == "accept":
             assert decision == Decision("reuse" if known.there else "accept", known.number)
         if known.decided == "reject" and not known.there:
-            assert decision.action == ("buy" if asks.again else "refuse")
+            assert decision.action == ("buy" if asks.again else "rejected")
     assert decision.action != "accept" or known.decided == "accept"
 
 
@@ -278,13 +278,13 @@ def test_whoever_is_refused_is_told_why_and_what_a_person_may_decide_and_nobody_
         (redrawn, False, UnfaithfulError, "buy"),
         (given_up, False, GivenUpError, "buy"),
     ):
-        error = refusal(ledger, call, held=is_held, until=NOON + 2 * HOUR)
+        error = refusal(ledger, call, "held" if is_held else "refuse", NOON + 2 * HOUR)
         assert type(error) is kind
         assert command.format(verb) in str(error)
         assert "delete" not in str(error).lower()
-    assert "for 2.0 h more" in str(refusal(ledger, held, held=True, until=NOON + 2 * HOUR))
-    assert "until somebody decides" in str(refusal(ledger, held, held=True, until=None))
-    assert "3 times" in str(refusal(ledger, given_up, held=False, until=None))
+    assert "for 2.0 h more" in str(refusal(ledger, held, "held", NOON + 2 * HOUR))
+    assert "until somebody decides" in str(refusal(ledger, held, "held"))
+    assert "3 times" in str(refusal(ledger, given_up, "refuse"))
 
 
 # --- lost ----------------------------------------------------------------------------------------------

@@ -219,6 +219,15 @@ def test_what_is_rejected_before_a_run_publishes_is_not_published_and_the_shop_s
     assert (published.unpublished, published.costs.charged) == (0, 2)
 
 
+def test_what_was_in_quarantine_and_is_rejected_fails_no_run(made):
+    catalogue, plan, _, results, bad = made
+    decide_about(catalogue.ledger, results[bad].fingerprint, "reject")
+    published = catalogue.publish(plan, max_failure_ratio=0.0)
+    assert published.outcomes == {"bought": 1, "rejected": 1}
+    catalogue.remember()
+    assert catalogue.plan(COMPARED).counts == {"unchanged": 1, "rejected": 1}
+
+
 def test_what_cannot_be_carried_out_stops_nobody_from_publishing(made):
     catalogue, plan, _, results, bad = made
     decide_about(catalogue.ledger, results[bad].fingerprint, "accept")

@@ -130,7 +130,7 @@ class Candidates:
         looked = tried.decide([(self._names[it], self._numbers[it]) for it in places], asks)
         for place, (call, decision) in zip(places, looked, strict=True):
             self.said[place] = _said(call, decision)
-            if decision.action in ("held", "refuse"):
+            if decision.action in ("held", "rejected", "refuse"):
                 self.problems[place] = _problem(tried.ledger, call, decision)
 
     def choose(self, *, failed_only: bool, limit: int | None, pictures: int | None, money: Decimal | None) -> Choice:
@@ -175,13 +175,12 @@ class Candidates:
 
 def _said(call: Call | None, decision: Decision) -> Said:
     if decision.action == "refuse":
-        refused: dict[str | None, Said] = {"quarantined": "quarantined", "landed": "rejected"}
-        return refused.get(call.state if call else None, "given_up")
-    said: dict[str, Said] = {"reuse": "landed", "held": "held", "buy": "failed"}
+        return "quarantined" if call is not None and call.state == "quarantined" else "given_up"
+    said: dict[str, Said] = {"reuse": "landed", "held": "held", "rejected": "rejected", "buy": "failed"}
     return said.get(decision.action, "collect")
 
 
 def _problem(ledger: Ledger, call: Call | None, decision: Decision) -> str:
     if call is None:
         return "Held: the record of its last call cannot be read, which is no licence to buy"
-    return str(refusal(ledger, call, held=decision.action == "held", until=decision.until))
+    return str(refusal(ledger, call, decision.action, decision.until))

@@ -95,8 +95,8 @@ class Asked:
                 return
             if note.what == "accept" and result.outcome == "quarantined":
                 self.scratch.put_result(accepted(result, take_out(self.ledger, call), self.place.run.name))
-            elif note.what in ("reject", "buy") and result.outcome in WITH_PICTURES:
-                self.scratch.put_result(rejected(result, refusal(self.ledger, call, held=False, until=None)))
+            elif note.what == "reject" or (note.what == "buy" and result.outcome in WITH_PICTURES):
+                self.scratch.put_result(rejected(result, refusal(self.ledger, call, "rejected")))
         except (LostError, ValueError) as error:
             log.warning("%s: what was decided about its picture is left to the next run: %s", result.sku, error)
 

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -97,6 +98,23 @@ class Published(BaseModel):
     feeds: tuple[str, ...] = ()
 
 
+class Preview(BaseModel):
+    """What a run would publish.
+
+    :param outcomes, failure_ratio, costs: as in :class:`Published`.
+    :param doubtful: SKUs in quarantine or held, with the reason; ``pictures``: SKUs with new pictures. Some of them.
+    """
+
+    run: str
+    outcomes: dict[str, int]
+    failure_ratio: float
+    costs: Costs
+    doubtful: dict[str, str]
+    pictures: list[str]
+    outcomes_uri: str
+    report: str
+
+
 def publish(
     storage: Storage,
     destination: str,
@@ -124,15 +142,8 @@ def publish(
         raise InvalidRequestError(f"max_failure_ratio={max_failure_ratio!r}: must lie between 0 and 1")
     place = Place(destination, run)
     with _working(workers) as (scratch, pool):
-        asked = Asked(storage, place, scratch)
-        asked.load_results()
-        asked.heed_decisions()
-        turn = Turn(storage, place, *load_current(storage, destination), lease)
-        switch = Switch(storage, scratch, turn, pool)
-        asked.want(pool)
-        own, settled = run_costs(asked.ledger, run, asked.plan.created_at)
-        report = _Report(asked, pool, own, settled)
-        write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
+        switch, report = _look(storage, place, scratch, pool, lease)
+        asked, turn, own, settled = report.asked, switch.turn, report.own, report.settled
         outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
         try:
@@ -171,6 +182,45 @@ def publish(
             outcomes_uri=place.run.outcomes,
             report=place.run.report,
         )
+
+
+def preview(storage: Storage, destination: str, run: str, *, workers: int = 10) -> Preview:
+    """What :func:`publish` would publish now. Nothing in the shop changes; the outcomes and the report are written.
+
+    :raises PublishError: if there is no such run.
+    """
+    place = Place(destination, run)
+    with _working(workers) as (scratch, pool):
+        _, report = _look(storage, place, scratch, pool, LEASE)
+        report.write(published=False)
+        outcomes = scratch.counts()
+        failures, expected = _judge(outcomes)
+        doubtful = (it for batch in scratch.changed() for it in batch if it.outcome in ("quarantined", "held"))
+        return Preview(
+            run=run,
+            outcomes=outcomes,
+            failure_ratio=round(failures / max(1, expected), 4),
+            costs=report.own.total,
+            doubtful={it.sku: it.error or "" for it in islice(doubtful, EXAMPLES)},
+            pictures=[it.sku for batch in scratch.changed() for it in batch if it.images][:EXAMPLES],
+            outcomes_uri=place.run.outcomes,
+            report=place.run.report,
+        )
+
+
+def _look(
+    storage: Storage, place: Place, scratch: Scratch, pool: ThreadPoolExecutor, lease: float
+) -> tuple[Switch, _Report]:
+    """Find out what a run asks to be published, and write down what became of every SKU."""
+    asked = Asked(storage, place, scratch)
+    asked.load_results()
+    asked.heed_decisions()
+    turn = Turn(storage, place, *load_current(storage, place.layout.root), lease)
+    switch = Switch(storage, scratch, turn, pool)
+    asked.want(pool)
+    report = _Report(asked, pool, *run_costs(asked.ledger, place.run.name, asked.plan.created_at))
+    write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
+    return switch, report
 
 
 def rollback(
