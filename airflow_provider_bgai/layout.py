@@ -204,6 +204,11 @@ class Run:
         self.results = f"{self.folder}/results"
         self.outcomes = f"{self.folder}/outcomes.jsonl"
         self.report = f"{self.folder}/report.html"
+        self.review = f"{self.folder}/review.json"
+
+    def question(self, number: int) -> str:
+        """What a reviewing task asked in its ``number``-th try."""
+        return f"{self.folder}/review-{number}.md"
 
     def results_of(self, shard: str) -> str:
         """Where the results of a shard (a URI) are."""

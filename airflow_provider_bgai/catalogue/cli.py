@@ -16,6 +16,7 @@ from airflow_provider_bgai.buying.decisions import decide_about
 from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.catalogue.report.costs import catalogue_costs
 from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.review import write_answer
 from airflow_provider_bgai.catalogue.state import read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import run_of
@@ -28,6 +29,11 @@ DECISIONS = {
     "buy": "buy a wish again: it is in quarantine, was paid in vain too often, or does not please",
     "accept": "publish a picture that is in quarantine, or was rejected",
     "reject": "take a picture out of the shop, and buy no other by itself",
+}
+
+ANSWERS = {
+    "approve": "let a run that waits for its review be published",
+    "refuse": "do not let a run that waits for its review be published",
 }
 
 
@@ -61,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--month", metavar="YYYY-MM", type=_month, help=help_)
     add("audit", _audit, "compare all records with the books; once a month is enough")
     add("restore", _restore, "write records that are gone anew from the books")
+    for name, help_ in ANSWERS.items():
+        command = add(name, _answer, help_)
+        command.add_argument("run", help="its name, as the task that waits says it")
     for name, help_ in DECISIONS.items():
         command = add(name, _decide, help_)
         command.set_defaults(seed=None, conn_id=None)
@@ -110,6 +119,17 @@ def _decide(ledger: Ledger, args: argparse.Namespace) -> int:
     by, more = getpass.getuser(), {"seed": args.seed, "conn_id": args.conn_id}
     call = decide_about(ledger, fingerprint, args.what, by=by, **more)
     _say(f"{args.what}: {call.what}, sent by {call.run} for {call.sku or 'no SKU'}. The next run goes by it")
+    return 0
+
+
+def _answer(ledger: Ledger, args: argparse.Namespace) -> int:
+    import getpass
+
+    run = ledger.layout.run(args.run)
+    if ledger.storage.head(run.plan) is None:
+        raise InvalidRequestError(f"{args.run!r}: there is no such run below {ledger.layout.root}")
+    write_answer(ledger.storage, run, args.what, by=getpass.getuser())
+    _say(f"{args.what}: {args.run}. The task that waits for it goes by it")
     return 0
 
 

@@ -22,6 +22,7 @@ from airflow_provider_bgai.ui.links import about
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.buying.decision import OnUnknownOutcome
+    from airflow_provider_bgai.catalogue.review import Review
 
 
 class CatalogueTaskGroup(TaskGroup):
@@ -39,6 +40,9 @@ class CatalogueTaskGroup(TaskGroup):
         :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
     :param sign_conn_id: see there, too.
     :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
+    :param review: whether a person is asked before ``publish``, by a task ``review``: ``"none"``; ``"quarantined"``:
+        where something is in quarantine or held; ``"all"``: whenever the shop would change. See
+        :class:`~airflow_provider_bgai.operators.review.ReviewCatalogueOperator`. No answer means: do not publish.
     :param outlets: assets to be updated by publishing; None for one named by the destination or, where that is a
         template, for the alias ``<dag_id>.<group_id>`` (not before Airflow 3.0).
     """
@@ -62,6 +66,7 @@ class CatalogueTaskGroup(TaskGroup):
         on_unknown_outcome: OnUnknownOutcome = "hold",
         sign_conn_id: str | None = None,
         max_failure_ratio: float = 0.2,
+        review: Review = "none",
         outlets: Sequence[Any] | None = None,
         aws_conn_id: str | None = "aws_default",
         extra_args: Mapping[str, Any] | None = None,
@@ -113,3 +118,14 @@ class CatalogueTaskGroup(TaskGroup):
                 outlets=list(outlets),
             )
             generate >> generated >> publish
+            if review != "none":
+                from airflow_provider_bgai.operators.review import ReviewCatalogueOperator
+
+                asked = ReviewCatalogueOperator(
+                    task_id="review",
+                    plan=plan.output["plan"],  # type: ignore[index]
+                    review=review,
+                    aws_conn_id=aws_conn_id,
+                    extra_args=extra_args,
+                )
+                generated >> asked >> publish

@@ -37,6 +37,15 @@ for deferrable, waiting, retries in ((False, "blocking", 0), (True, "deferred", 
             "catalogue", **NIGHT, shard_size=5, deferrable=deferrable, parallel_shards=2, sign_conn_id="certificate"
         )
 
+with DAG(
+    "catalogue_reviewed",
+    schedule=None,
+    params=CATALOGUE_PARAMS,
+    render_template_as_native_obj=True,
+    is_paused_upon_creation=False,
+):
+    CatalogueTaskGroup("catalogue", **NIGHT, deferrable=False, review="quarantined")
+
 # Two groups with one destination: each has a plan, shards and books of its own.
 with DAG(
     "catalogue_twins",

@@ -11,7 +11,10 @@ import airflow as installed
 import psutil
 import pytest
 
+from airflow_provider_bgai.buying.decisions import decide_about
+from airflow_provider_bgai.operators.review import ASKS_PEOPLE
 from demo.services import SCRIPTS, running
+from tests.catalogue.nights import Catalogue
 from tests.conftest import SECRET
 from tests.operators.conftest import wait_until
 
@@ -180,6 +183,41 @@ def test_two_runs_of_a_catalogue_at_the_same_time_buy_each_picture_once(api, box
     assert sum(report["charged"] for report in reports) == 8
     assert sum(report["outcomes"].get("bought", 0) for report in reports) == 8
     assert [report["pictures"] for report in reports] == [8, 8]
+
+
+@pytest.mark.skipif(not ASKS_PEOPLE, reason="Airflow asks people from 3.1 on")
+@pytest.mark.parametrize(("option", "states"), [("Reject", "success skipped"), ("Approve", "success success")])
+def test_a_person_is_asked_before_a_run_is_published(api, box, s3, storage, upload, product, option, states):
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    upload("asked/product.png", product)
+    rows = "".join(f"SKU-{number},product.png,Thing {number}\r\n" for number in range(2))
+    destination = f"s3://{s3.bucket}/asked-{option}"
+    conf = {
+        "manifest": upload("asked/products.csv", f"sku,image,title\r\n{rows}".encode(), "text/csv"),
+        "recipe": upload("asked/recipe.yaml", b"prompt: '{{ title }} on oak'", "application/yaml"),
+        "destination": destination,
+        "max_failure_ratio": 0.0,
+    }
+    dag_id, task_id = "catalogue_reviewed", "catalogue.review"
+    run_id = api.trigger(dag_id, conf)
+
+    def found() -> dict[str, str]:
+        return {each["task_id"].rpartition(".")[2]: each["state"] for each in api.task_instances(dag_id, run_id)}
+
+    wait_until(lambda: found()["review"] in ("awaiting_input", "deferred"))
+    asked = api.question(dag_id, run_id, task_id)
+    assert asked["subject"] == "Publish? 1 file(s) of the shop would change. 1 product(s) are in quarantine or held."
+    assert "| quarantined | 1 |" in asked["body"]
+    assert f"/dags/{dag_id}/runs/{run_id.replace(':', '%3A').replace('+', '%2B')}/plugin/" in asked["body"]
+    made = Catalogue(storage, destination, box)
+    (bad,) = [call for call in made.records() if call.state == "quarantined"]
+    decide_about(made.ledger, bad.fingerprint, "accept")
+    api.answer(dag_id, run_id, task_id, option)
+    assert ended(api, dag_id, run_id) == "success"
+    assert f"{found()['review']} {found()['publish']}" == states
+    shown = [it.uri for it in storage.list(f"{destination}/SKU")]
+    assert len(shown) == (2 if option == "Approve" else 0)
+    assert box.images_charged() == 2
 
 
 def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):

@@ -102,12 +102,14 @@ class Preview(BaseModel):
     """What a run would publish.
 
     :param outcomes, failure_ratio, costs: as in :class:`Published`.
+    :param changes: files of the shop that would be written or removed.
     :param doubtful: SKUs in quarantine or held, with the reason; ``pictures``: SKUs with new pictures. Some of them.
     """
 
     run: str
     outcomes: dict[str, int]
     failure_ratio: float
+    changes: int
     costs: Costs
     doubtful: dict[str, str]
     pictures: list[str]
@@ -195,11 +197,13 @@ def preview(storage: Storage, destination: str, run: str, *, workers: int = 10) 
         report.write(published=False)
         outcomes = scratch.counts()
         failures, expected = _judge(outcomes)
+        scratch.touch_differences()
         doubtful = (it for batch in scratch.changed() for it in batch if it.outcome in ("quarantined", "held"))
         return Preview(
             run=run,
             outcomes=outcomes,
             failure_ratio=round(failures / max(1, expected), 4),
+            changes=sum(1 for _ in scratch.touched()),
             costs=report.own.total,
             doubtful={it.sku: it.error or "" for it in islice(doubtful, EXAMPLES)},
             pictures=[it.sku for batch in scratch.changed() for it in batch if it.images][:EXAMPLES],
