@@ -213,7 +213,7 @@ def test_a_person_is_asked_before_a_run_is_published(api, box, s3, storage, uplo
     (bad,) = [call for call in made.records() if call.state == "quarantined"]
     decide_about(made.ledger, bad.fingerprint, "accept")
     api.answer(dag_id, run_id, task_id, option)
-    assert ended(api, dag_id, run_id) == "success"
+    assert ended(api, dag_id, run_id) == "success", api.log(dag_id, run_id, task_id)
     assert f"{found()['review']} {found()['publish']}" == states
     shown = [it.uri for it in storage.list(f"{destination}/SKU")]
     assert len(shown) == (2 if option == "Approve" else 0)
