@@ -129,7 +129,11 @@ def get_provider_info() -> dict[str, Any]:
             description="A new AI background behind every product cut-out, paid for once, landed in S3: "
             f"{', '.join(labels)} and {last}.",
         ),
-        "operators": [_modules("AI backgrounds", "operators.generate", "operators.land", "operators.catalogue")],
+        "operators": [
+            _modules(
+                "AI backgrounds", "operators.generate", "operators.land", "operators.catalogue", "operators.review"
+            )
+        ],
         "sensors": [_modules("AI backgrounds", "sensors.background")],
         "triggers": [_modules("AI backgrounds", "triggers.background")],
         "extra-links": [f"airflow_provider_bgai.ui.links.{name}" for name in LINKS],
