@@ -141,6 +141,15 @@ def take_out(ledger: Ledger, call: Call) -> Call:
     return call.accepted()
 
 
+def accepted(ledger: Ledger, call: Call) -> Call:
+    """A call as if it had landed, its pictures taken out of quarantine, where a person has accepted it; else as it is.
+
+    :raises LostError: as :func:`take_out`.
+    """
+    note = read_note(ledger.storage, ledger.layout, call) if call.state == "quarantined" else None
+    return take_out(ledger, call) if note is not None and note.what == "accept" else call
+
+
 def _put_aside(ledger: Ledger, call: Call) -> None:
     """Put the pictures of a call into quarantine, where they are not there. May be repeated."""
     for picture, aside in _places(ledger, call):

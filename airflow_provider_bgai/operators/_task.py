@@ -205,6 +205,7 @@ def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget 
     :raises BgaiError: what became of it, if its pictures have not landed.
     """
     from airflow_provider_bgai.buying.buyer import Buyer
+    from airflow_provider_bgai.buying.decisions import accepted
 
     accounts = Accounts(ledger.storage, staging=ledger.layout.staged)
 
@@ -214,6 +215,7 @@ def collect(ledger: Ledger, call: Call, run: str, timeout: float, purse: Budget 
             ended = call if call.state != "answered" else await buyer.collect(call, timeout=timeout)
         finally:
             await wind_up(buyer, purse, accounts)
+        ended = accepted(ledger, ended)
         insist_on_pictures(ledger, ended)
         return ended
 

@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from airflow_provider_bgai.buying.decisions import decide_about
 from airflow_provider_bgai.catalogue import cli
 from airflow_provider_bgai.catalogue.publishing.publish import Preview, preview
 from airflow_provider_bgai.catalogue.report.costs import Costs
 from airflow_provider_bgai.catalogue.review import body_of, is_asked_for
+from airflow_provider_bgai.exceptions import UnfaithfulError
+from airflow_provider_bgai.operators._task import collect
 from airflow_provider_bgai.operators.review import ReviewCatalogueSensor
 from tests.catalogue.nights import Catalogue, photo
 
@@ -92,6 +95,16 @@ def test_looking_changes_nothing_in_the_shop(catalogue, doubtful):
     new = {uri.rpartition("/")[2] for uri in after.keys() - before.keys()}
     assert new == {"outcomes.jsonl", "report.html"}
     assert {uri: after[uri] for uri in before} == before
+
+
+def test_a_task_that_is_cleared_lands_what_a_person_has_accepted_since(catalogue, doubtful):
+    (bad,) = [call for call in catalogue.records() if call.state == "quarantined"]
+    with pytest.raises(UnfaithfulError, match="bgai-ledger accept"):
+        collect(catalogue.ledger, bad, "run", 1.0)
+    decide_about(catalogue.ledger, bad.fingerprint, "accept")
+    (image,) = collect(catalogue.ledger, bad, "run", 1.0).images
+    assert catalogue.storage.read(catalogue.layout.absolute(image.uri))
+    assert catalogue.ledger.last(bad.fingerprint).state == "quarantined"
 
 
 OUTCOMES = st.dictionaries(st.sampled_from(["bought", "unchanged", "quarantined", "held", "failed"]), st.integers(0, 3))
