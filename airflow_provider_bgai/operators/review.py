@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
 from airflow_provider_bgai.catalogue.review import (
@@ -177,9 +178,6 @@ else:
 
 
 def _gallery(context: Context) -> str:
-    """The address of the run's pictures in Airflow."""
-    from urllib.parse import quote
-
+    """The address of the run's pictures, relative to the base of Airflow's pages."""
     instance = context["ti"]
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{base}/dags/{quote(instance.dag_id)}/runs/{quote(instance.run_id)}/plugin/bgai-dag-run"
+    return f"dags/{quote(instance.dag_id, safe='')}/runs/{quote(instance.run_id, safe='')}/plugin/bgai-dag-run"

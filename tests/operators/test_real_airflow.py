@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from contextlib import closing
+from urllib.parse import quote
 
 import airflow as installed
 import psutil
@@ -208,7 +209,7 @@ def test_a_person_is_asked_before_a_run_is_published(api, box, s3, storage, uplo
     asked = api.question(dag_id, run_id, task_id)
     assert asked["subject"] == "Publish? 1 file(s) of the shop would change. 1 product(s) are in quarantine or held."
     assert "| quarantined | 1 |" in asked["body"]
-    assert f"/dags/{dag_id}/runs/{run_id.replace(':', '%3A').replace('+', '%2B')}/plugin/" in asked["body"]
+    assert f"(dags/{dag_id}/runs/{quote(run_id, safe='')}/plugin/" in asked["body"]
     made = Catalogue(storage, destination, box)
     (bad,) = [call for call in made.records() if call.state == "quarantined"]
     decide_about(made.ledger, bad.fingerprint, "accept")
