@@ -126,6 +126,7 @@ def airflow(s3, sandbox, connections_json, tmp_path_factory) -> Iterator[Airflow
     settings = {
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+        "PYTHONWARNINGS": "default::DeprecationWarning",  # in the logs, those of DAGs too
     }
     with airflow_standalone(tmp_path_factory.mktemp("airflow"), DAGS, connections_json, settings) as service:
         yield service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 from contextlib import closing
@@ -11,9 +12,10 @@ import airflow as installed
 import psutil
 import pytest
 
+import airflow_provider_bgai
 from demo.services import SCRIPTS, running
 from tests.conftest import SECRET
-from tests.operators.conftest import wait_until
+from tests.operators.conftest import DAGS, wait_until
 
 pytestmark = pytest.mark.skipif(installed.__version__ < "3", reason="test_real_airflow_2.py runs 2.11")
 
@@ -180,6 +182,17 @@ def test_two_runs_of_a_catalogue_at_the_same_time_buy_each_picture_once(api, box
     assert sum(report["charged"] for report in reports) == 8
     assert sum(report["outcomes"].get("bought", 0) for report in reports) == 8
     assert [report["pictures"] for report in reports] == [8, 8]
+
+
+def test_no_log_warns_of_something_of_ours_that_airflow_or_python_will_take_away(api, airflow, start):
+    """Here and in all tests before, in every part of Airflow."""
+    for dag_id in ("generate_blocking", "generate_deferred"):
+        assert ended(api, dag_id, start(dag_id)) == "success"
+    lines = [line for path in airflow.home.rglob("*.log") for line in path.read_text().splitlines()]
+    warnings = [line for line in lines if re.search(r"(Deprecation|Future|RemovedIn\w+)Warning", line)]
+    assert warnings  # Airflow has some of its own, so we would see ours
+    ours = (f"{airflow_provider_bgai.__path__[0]}/", f"{DAGS}/")
+    assert [line for line in warnings if any(path in line for path in ours)] == []
 
 
 def test_a_deferred_task_survives_the_triggerer(api, airflow, box, start):

@@ -12,7 +12,7 @@ pytest.importorskip("airflow.api_fastapi.app")  # Airflow 3
 
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
-from airflow.models.xcom import XComModel
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -24,6 +24,11 @@ from airflow_provider_bgai.ui.plugin import BgaiPlugin
 from airflow_provider_bgai.ui.routes import app as ours
 from tests.conftest import vendor_connection
 from tests.dags.backgrounds import PARAMS
+
+try:
+    from airflow.models.xcom import XComModelV2 as XComModel
+except ImportError:  # before Airflow 3.4
+    from airflow.models.xcom import XComModel
 
 DAG = "generate_blocking"
 FOLDER = "test-routes"
@@ -82,7 +87,9 @@ def landed(night):
 
 def of(table, run_id):
     told = [XComModel.key == "return_value"] if table is XComModel else []
-    return [table.run_id == run_id, *told]
+    if not hasattr(table, "task_instance_id"):  # before Airflow 3.4
+        return [table.run_id == run_id, *told]
+    return [table.task_instance_id.in_(select(TaskInstance.id).where(TaskInstance.run_id == run_id)), *told]
 
 
 def change(column, value, run_id) -> None:
