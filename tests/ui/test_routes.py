@@ -20,7 +20,6 @@ from sqlalchemy import select, update
 
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.ui.links import PREFIX
-from airflow_provider_bgai.ui.plugin import BgaiPlugin
 from airflow_provider_bgai.ui.routes import app as ours
 from tests.conftest import vendor_connection
 from tests.dags.backgrounds import PARAMS
@@ -36,14 +35,9 @@ FOLDER = "test-routes"
 
 @pytest.fixture(scope="module")
 def client(airflow_db):
-    from airflow import plugins_manager
     from airflow.api_fastapi.app import create_app
 
-    with pytest.MonkeyPatch.context() as patch:
-        # What it finds by the entry point, in an environment that may have been installed before there was one.
-        patch.setattr(plugins_manager, "get_fastapi_plugins", lambda: (BgaiPlugin().fastapi_apps, []))
-        app = create_app(apps="core")
-    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
+    with TestClient(create_app(apps="core"), follow_redirects=False, raise_server_exceptions=False) as client:
         yield client
 
 
