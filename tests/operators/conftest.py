@@ -110,9 +110,7 @@ def night(dags, box, s3, connections):
         for instance in dag_run.get_task_instances():
             name = instance.task_id.rpartition(".")[2]
             key = "plan" if name == "plan" else "return_value"
-            value = instance.xcom_pull(
-                task_ids=instance.task_id, run_id=dag_run.run_id, map_indexes=instance.map_index, key=key
-            )
+            value = instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index, key=key)
             found.setdefault(name, []).append(value)
         return found
 
