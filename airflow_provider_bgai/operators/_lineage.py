@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_1_PLUS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -26,8 +26,8 @@ def update(context: Context, outlets: Iterable[Any], uri: str, extra: Mapping[st
 
     :param extra: small JSON.
     """
-    # An event by an alias is hashed by its extra before 3.0, which takes no lists and mappings.
-    flat = extra if AIRFLOW_V_3_0_PLUS else {name: it for name, it in extra.items() if not isinstance(it, dict | list)}
+    # An event by an alias is hashed by its extra before 3.1, which takes no lists and mappings.
+    flat = extra if AIRFLOW_V_3_1_PLUS else {name: it for name, it in extra.items() if not isinstance(it, dict | list)}
     for each in outlets:
         event = context["outlet_events"][each]
         if isinstance(each, AssetAlias):

@@ -110,9 +110,7 @@ def night(dags, box, s3, connections):
         for instance in dag_run.get_task_instances():
             name = instance.task_id.rpartition(".")[2]
             key = "plan" if name == "plan" else "return_value"
-            value = instance.xcom_pull(
-                task_ids=instance.task_id, run_id=dag_run.run_id, map_indexes=instance.map_index, key=key
-            )
+            value = instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index, key=key)
             found.setdefault(name, []).append(value)
         return found
 
@@ -126,6 +124,7 @@ def airflow(s3, sandbox, connections_json, tmp_path_factory) -> Iterator[Airflow
     settings = {
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+        "PYTHONWARNINGS": "default::DeprecationWarning",  # in the logs, those of DAGs too
     }
     with airflow_standalone(tmp_path_factory.mktemp("airflow"), DAGS, connections_json, settings) as service:
         yield service

@@ -47,7 +47,7 @@ def test_a_mapped_task_is_named_by_its_shard_and_leads_to_the_runs_report(dags, 
         0: "0000 · 5 products",
         1: "0001 · 1 product",
     }
-    link = tasks[1].xcom_pull(task_ids="catalogue.generate", run_id=run.run_id, map_indexes=1, key=ReportLink.xcom_key)
+    link = tasks[1].xcom_pull(task_ids="catalogue.generate", map_indexes=1, key=ReportLink.xcom_key)
     assert link.endswith("/tasks/catalogue.generate/1/report" if ROUTES else "/report.html")
 
 

@@ -34,7 +34,7 @@ def configured() -> Iterator[None]:
     try:
         from airflow.sdk.observability import stats
         from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
-    except ImportError:  # Airflow 2.11
+    except ImportError:  # before Airflow 3.2
         from airflow.metrics.statsd_logger import get_statsd_logger
         from airflow.stats import Stats
 
@@ -44,10 +44,17 @@ def configured() -> Iterator[None]:
         yield
         kind.factory, old.instance = before, None
     else:
-        stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
+
+        def start() -> None:
+            if hasattr(stats, "initialize"):
+                stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
+            else:  # Airflow 3.2
+                stats.Stats.initialize(factory=get_stats_factory(stats.Stats))  # type: ignore[call-arg]
+
+        start()
         yield
         os.environ["AIRFLOW__METRICS__STATSD_ON"] = "False"
-        stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
+        start()
 
 
 def read(server: socket.socket) -> Counter[str]:

@@ -12,7 +12,7 @@ pytest.importorskip("airflow.api_fastapi.app")  # Airflow 3
 
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
-from airflow.models.xcom import XComModel
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -20,10 +20,14 @@ from sqlalchemy import select, update
 
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.ui.links import PREFIX
-from airflow_provider_bgai.ui.plugin import BgaiPlugin
 from airflow_provider_bgai.ui.routes import app as ours
 from tests.conftest import vendor_connection
 from tests.dags.backgrounds import PARAMS
+
+try:
+    from airflow.models.xcom import XComModelV2 as XComModel
+except ImportError:  # before Airflow 3.4
+    from airflow.models.xcom import XComModel
 
 DAG = "generate_blocking"
 FOLDER = "test-routes"
@@ -31,14 +35,9 @@ FOLDER = "test-routes"
 
 @pytest.fixture(scope="module")
 def client(airflow_db):
-    from airflow import plugins_manager
     from airflow.api_fastapi.app import create_app
 
-    with pytest.MonkeyPatch.context() as patch:
-        # What it finds by the entry point, in an environment that may have been installed before there was one.
-        patch.setattr(plugins_manager, "get_fastapi_plugins", lambda: (BgaiPlugin().fastapi_apps, []))
-        app = create_app(apps="core")
-    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
+    with TestClient(create_app(apps="core"), follow_redirects=False, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -82,7 +81,9 @@ def landed(night):
 
 def of(table, run_id):
     told = [XComModel.key == "return_value"] if table is XComModel else []
-    return [table.run_id == run_id, *told]
+    if not hasattr(table, "task_instance_id"):  # before Airflow 3.4
+        return [table.run_id == run_id, *told]
+    return [table.task_instance_id.in_(select(TaskInstance.id).where(TaskInstance.run_id == run_id)), *told]
 
 
 def change(column, value, run_id) -> None:
