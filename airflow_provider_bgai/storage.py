@@ -42,7 +42,7 @@ THREADS = 32
 
 _REFUSED = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
-_NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
+_NOT_FOUND = {"NoSuchKey", "404", "NotFound", "InvalidRange"}
 _OURS = {"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "ContentType", "Metadata", "IfMatch", "IfNoneMatch"}
 _ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]+)(?:/|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -230,6 +230,16 @@ class Storage:
         # With threads, parts of a large file wait in memory for each other, a hundred megabytes and more.
         config = TransferConfig(use_threads=False)
         self._found(uri, lambda: self.client.download_fileobj(bucket, key, file, Config=config))
+
+    def read_part(self, uri: str, start: int, length: int) -> bytes:
+        """So many bytes of an object from ``start`` (from 0) on; fewer at its end.
+
+        :raises FileNotFoundError: if there is no such object, or it ends before.
+        """
+        bucket, key = split_uri(uri)
+        span = f"bytes={start}-{start + length - 1}"
+        body: bytes = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key, Range=span))["Body"].read()
+        return body
 
     def head(self, uri: str) -> S3Object | None:
         """How an object would be listed, or None if there is none."""
