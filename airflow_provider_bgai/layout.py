@@ -219,6 +219,10 @@ class Run:
         """Where the results of a shard (a URI) are."""
         return f"{self.results}/{shard.rpartition('/')[2]}"
 
+    def shard(self, number: str) -> str:
+        """:param number: ``0000``."""
+        return f"{self.shards}/{number}.jsonl"
+
     def lines(self, name: str) -> str:
         """A file of lines about products: ``outcomes``, and before there are any ``planned/0000``, ``results/0000``.
 

@@ -238,7 +238,9 @@ class Storage:
         """
         bucket, key = split_uri(uri)
         span = f"bytes={start}-{start + length - 1}"
-        body: bytes = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key, Range=span))["Body"].read()
+        body: bytes = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key, Range=span))[
+            "Body"
+        ].read()
         return body
 
     def head(self, uri: str) -> S3Object | None:

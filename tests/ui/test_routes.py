@@ -10,48 +10,20 @@ import pytest
 
 pytest.importorskip("airflow.api_fastapi.app")  # Airflow 3
 
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from fastapi.routing import APIRoute
-from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.ui.links import PREFIX
-from airflow_provider_bgai.ui.plugin import BgaiPlugin
 from airflow_provider_bgai.ui.routes import app as ours
 from tests.conftest import vendor_connection
 from tests.dags.backgrounds import PARAMS
 
 DAG = "generate_blocking"
 FOLDER = "test-routes"
-
-
-@pytest.fixture(scope="module")
-def client(airflow_db):
-    from airflow import plugins_manager
-    from airflow.api_fastapi.app import create_app
-
-    with pytest.MonkeyPatch.context() as patch:
-        # What it finds by the entry point, in an environment that may have been installed before there was one.
-        patch.setattr(plugins_manager, "get_fastapi_plugins", lambda: (BgaiPlugin().fastapi_apps, []))
-        app = create_app(apps="core")
-    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture
-def login(client):
-    """The headers of a user with a role."""
-    from airflow.api_fastapi.app import get_auth_manager
-
-    def login(role: str | None = "viewer") -> dict[str, str]:
-        user = SimpleAuthManagerUser(username=f"a-{role}", role=role)
-        return {"Authorization": f"Bearer {get_auth_manager().generate_jwt(user)}"}
-
-    return login
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def write_page(
     :param notes: facts for the head of the page, by their name.
     """
     moment = datetime.fromtimestamp(at, UTC)
-    parts = framed(
+    parts, _ = framed(
         f"{ROOM}/page.html",
         styles=(STYLE,),
         scripts=(f"{ROOM}/report.js", SCRIPT),
@@ -115,8 +115,10 @@ def write_page(
         file.write(part.encode("utf-8", "replace"))
 
 
-def framed(name: str, *, styles: Iterable[str], scripts: Iterable[str], **known: Any) -> Iterator[str]:
-    """A page, piece by piece.
+def framed(
+    name: str, *, styles: Iterable[str], scripts: Iterable[str], **known: Any
+) -> tuple[Iterator[str], dict[str, str]]:
+    """A page, piece by piece; and ``style_hash`` and ``script_hash``, as a content security policy names them.
 
     :param name: of its frame, a file of this package, like ``styles`` and ``scripts``, which stand in it one after
         the other; it may include others.
@@ -129,7 +131,8 @@ def framed(name: str, *, styles: Iterable[str], scripts: Iterable[str], **known:
     )
     style, script = ("\n".join(map(_read, names)) for names in (styles, scripts))
     hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
-    return pages.get_template(name).generate(style=style, script=script, identical=IDENTICAL, **hashes, **known)
+    known |= {"style": style, "script": script, "identical": IDENTICAL}
+    return pages.get_template(name).generate(**known, **hashes), hashes
 
 
 def _read(name: str) -> str:
@@ -137,7 +140,6 @@ def _read(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names a script or style."""
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
