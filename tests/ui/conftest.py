@@ -1,4 +1,4 @@
-"""What the tests of the pages share: the DAGs of the tests, run in this process, and Airflow's API server beside them."""
+"""What the tests of the pages share: the tests' DAGs, run in this process, and an API server of Airflow."""
 
 from __future__ import annotations
 
