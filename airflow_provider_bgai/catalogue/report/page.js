@@ -245,7 +245,7 @@ function open(position) {
     value.append(make("bdi", "", visible(String(text))));
     return [make("dt", "", name), value];
   }));
-  $("view-uris").replaceChildren(...(card.published ?? [...card.images, ...card.finished ?? []]).map(({ uri, width, height, bytes, type, rendition, notes }) => {
+  $("view-uris").replaceChildren(...(card.addresses ?? [...card.images, ...card.finished ?? []]).map(({ uri, width, height, bytes, type, rendition, notes }) => {
     const item = make("li");
     const copy = make("button", "quiet", "Copy");
     copy.type = "button";
@@ -449,7 +449,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
 read_address();
 addEventListener("cards", () => { // there are cards, or more of them
   if (view.open) return view.addEventListener("close", () => dispatchEvent(new Event("cards")), { once: true });
+  const at = document.activeElement.matches(".card") ? shown[active] : null;
   fill();
   refresh();
+  if (at) go(shown.indexOf(at));
 });
 begin();
