@@ -1,5 +1,3 @@
-"use strict";
-
 // What the catalogues have spent, and what waits for a decision: asked for once a catalogue comes into sight.
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -21,12 +19,13 @@ function chart(title, spent) {
   const figure = make("figure");
   const [currency] = spent.flatMap(({ paid }) => Object.keys(paid));
   const values = spent.map(({ paid }) => Number(paid[currency] ?? 0));
-  const most = Math.max(...values) || 1;
+  const most = Math.max(...values);
+  const at_most = currency ? `up to ${spent[values.indexOf(most)].paid[currency]} ${currency}` : "nothing yet";
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${spent.length * 10} 100`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${title}: at most ${most === 1 && !currency ? "nothing" : `${most} ${currency}`}`);
+  svg.setAttribute("aria-label", `${title}: ${at_most}`);
   spent.forEach((each, place) => {
     const bar = document.createElementNS(SVG, "rect");
     const height = values[place] ? Math.max(2, (values[place] / most) * 100) : 1;
@@ -47,7 +46,9 @@ function chart(title, spent) {
     table.append(row);
   }
   numbers.append(make("summary", "", "In numbers"), table.rows.length ? table : make("p", "empty", "Nothing was paid."));
-  figure.append(make("h3", "", `${title}, ${spent[0].name} to ${spent.at(-1).name}`), svg, numbers);
+  const heading = make("h3", "", `${title}, ${spent[0].name} to ${spent.at(-1).name}`);
+  heading.append(make("small", "", at_most));
+  figure.append(heading, svg, numbers);
   return figure;
 }
 

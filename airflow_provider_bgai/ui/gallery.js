@@ -1,5 +1,3 @@
-"use strict";
-
 // Where the cards of a run are in Airflow's pages: the server sends them while it reads them, and thumbnails for those in
 // sight. The script of all cards, `page.js`, follows.
 

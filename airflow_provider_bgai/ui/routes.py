@@ -196,7 +196,7 @@ def page(name: str, *, pictures_from: Collection[str] = (), scripts: Sequence[st
     :param pictures_from: origins of pictures, besides Airflow's.
     :param scripts: after its own.
     """
-    files = {"styles": (STYLE, "ui/pages.css"), "scripts": (f"ui/{name}.js", *scripts)}
+    files = {"styles": (STYLE, "ui/pages.css"), "scripts": ("ui/theme.js", f"ui/{name}.js", *scripts)}
     parts, hashes = framed(f"ui/{name}.html", **files, **known)
     policy = (
         f"default-src 'none'; script-src '{hashes['script_hash']}'; style-src '{hashes['style_hash']}'; "

@@ -189,7 +189,7 @@ def test_the_list_of_catalogues_leads_to_what_waits(show: Show, reviewed: Night,
     page = show(f"{PREFIX}/catalogues")
     catalogue = page.locator(".catalogue", has_text=reviewed.destination)
     expect(catalogue.locator(".waiting")).to_have_text("1 quarantined 1 held in the latest run, to be decided")
-    expect(catalogue.locator("svg").first).to_have_attribute("aria-label", "Paid by day: at most 0.06 USD")
+    expect(catalogue.locator("svg").first).to_have_attribute("aria-label", "Paid by day: up to 0.06 USD")
     catalogue.get_by_role("link", name="1 held").click()
     expect(page.locator("#count")).to_have_text("1 of 3 products")
     expect(page.locator(".sku")).to_have_text(["HELD"])

@@ -1,4 +1,4 @@
-"""A newcomer's first minutes in a real browser: log in, make a connection, fill in a form, look at the picture.
+"""Airflow's own pages in a real browser: a newcomer's first minutes, and the morning after a night of pictures.
 
 With ``SCREENSHOTS`` naming a folder, what the newcomer sees is written there, for the documents:
 ``SCREENSHOTS=docs/screenshots pytest tests/ui/test_walk.py``.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from demo.rest import AirflowApi
 from demo.run import EXAMPLES, SETTINGS, upload_catalogue
 from demo.services import AirflowService, S3Service, airflow_standalone
 from tests.browser import open_chromium
-from tests.conftest import KEYS
+from tests.conftest import KEYS, VENDORS, vendor_connection
 from tests.operators.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -36,9 +39,10 @@ addEventListener("click", event => event.isTrusted && sessionStorage.setItem("cl
 
 @pytest.fixture(scope="module")
 def airflow(s3: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowService]:
-    """What `make ui` starts."""
+    """What `make ui` starts; but behind a base URL with a path, as many companies have it."""
     upload_catalogue(s3)
-    with airflow_standalone(tmp_path_factory.mktemp("airflow"), EXAMPLES, settings=SETTINGS) as service:
+    home = tmp_path_factory.mktemp("airflow")
+    with airflow_standalone(home, EXAMPLES, settings=SETTINGS, path="/airflow") as service:
         yield service
 
 
@@ -46,8 +50,9 @@ def airflow(s3: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def api(airflow: AirflowService, s3: S3Service) -> Iterator[AirflowApi]:
     """Its API, with the one connection that is not made in a form here."""
     with AirflowApi(airflow) as api:
-        api.add_connection("aws_default", s3.aws_connection())
-        wait_until(lambda: "on_demand" in api.dag_ids())
+        with suppress(httpx.HTTPStatusError):  # it is there already
+            api.add_connection("aws_default", s3.aws_connection())
+        wait_until(lambda: {"on_demand", "nightly_catalogue"} <= api.dag_ids())
         api.turn_on("on_demand")
         yield api
 
@@ -138,3 +143,40 @@ def test_from_the_login_to_the_picture(page: Page, airflow: AirflowService, api:
     shoot(page, "picture")
     assert clicks <= 6
     print(f"From the login to the picture: {time.monotonic() - began:.0f} s, {clicks} clicks after the form")  # noqa: T201
+
+
+def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi, s3: S3Service, box: Any):
+    for vendor in VENDORS:
+        with suppress(httpx.HTTPStatusError):  # it was made in a form before
+            api.add_connection(f"{vendor}_default", vendor_connection(box, vendor, {"price_per_image": 0.05}))
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    api.turn_on("nightly_catalogue")
+    skus = ["SHOE-001", "SHOE-002", "BIKE-001", "TOY-001", "KIT-001", "MUS-001"]
+    run_id = api.trigger("nightly_catalogue", {"skus": skus})
+    wait_until(lambda: api.run_state("nightly_catalogue", run_id) in ("success", "failed"), seconds=400)
+
+    log_in(page, airflow)
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    page.goto(f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id)}")
+    page.get_by_role("link", name="Pictures").click()
+    gallery = page.frame_locator("iframe")
+    gallery.locator(".card img").nth(3).wait_for()
+    page.wait_for_timeout(2000)
+    print(gallery.locator("#catalogues").inner_text())
+    print(page.content()[:3000])
+    shoot(page, "gallery")
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    page.reload()
+    gallery.locator(".card img").nth(3).wait_for()
+    shoot(page, "gallery-dark")
+    gallery.locator(".card", has_text="quarantined").first.click()
+    gallery.get_by_role("button", name="Buy again").click()
+    page.wait_for_timeout(2000)
+    shoot(page, "decide-dark")
+    page.goto(f"{airflow.url}/plugin/bgai-nav")
+    gallery.locator("svg").first.wait_for()
+    shoot(page, "catalogues-dark")
+    page.goto(f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id)}/tasks/picwish.plan")
+    page.get_by_role("link", name="Pictures").click()
+    gallery.locator(".card img").nth(3).wait_for()
+    shoot(page, "task-dark")

@@ -40,7 +40,7 @@ function judge(card) {
 
 // Where they come from, `report.js` says, or `gallery.js` in Airflow's pages: `pictures(card, then)` gives the thumbnails
 // {before, afters}, or null and calls `then` once they are there; `full(card, chosen)` the address of a picture in full,
-// and `more(card)` what else the large view shows.
+// `more(card)` what else the large view shows, and `around()` the theme of what is around the page.
 const cards = [];
 function take(said) {
   const card = { images: [], ...said };
@@ -135,7 +135,7 @@ function matches(card) {
 }
 
 function refresh() {
-  document.documentElement.style.colorScheme = state.theme || "light dark";
+  document.documentElement.style.colorScheme = state.theme || around() || "light dark";
   $("theme").textContent = is_dark() ? "Light theme" : "Dark theme";
   $("q").value = state.q;
   for (const name of CHOICES) $(name).value = state[name];
@@ -159,7 +159,10 @@ function refresh() {
   draw();
 }
 
-const is_dark = () => (state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+const is_dark = () => {
+  const theme = state.theme || around();
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
 
 // ---- The list: only what is in sight is in the document -----------------------------------------------------------
 
@@ -445,6 +448,7 @@ new ResizeObserver(() => {
 }).observe($("products"));
 addEventListener("hashchange", () => { read_address(); refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
+addEventListener("theme", refresh);
 
 read_address();
 addEventListener("cards", () => { // there are cards, or more of them

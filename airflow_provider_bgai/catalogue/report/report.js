@@ -29,3 +29,4 @@ function pictures(card) {
 
 const full = () => null;
 const more = () => [];
+const around = () => "";
