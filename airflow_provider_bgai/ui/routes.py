@@ -295,7 +295,7 @@ def storage_of(aws_conn_id: str | None) -> Storage:
     return _storage(aws_conn_id, int(time.monotonic() // 60))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _storage(aws_conn_id: str | None, minute: int) -> Storage:
     return Storage(aws_conn_id)
 

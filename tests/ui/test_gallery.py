@@ -141,8 +141,9 @@ def test_a_decision_is_written_down_with_who_took_it_and_shown(client, login, re
         answer = send(client, reviewed, login("user"), at=card["at"], what=what)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["what"], answer.json()["by"]) == (what, "a-user")
-        note = read_note(storage, ledger.layout, ledger.last(card["fingerprint"]))
-        assert (note.what, note.by) == (what, "a-user")
+        call = ledger.last(card["fingerprint"])
+        note = call and read_note(storage, ledger.layout, call)
+        assert note and (note.what, note.by) == (what, "a-user")
         shown = client.get(f"{reviewed.task()}/details", params={"at": card["at"]}, headers=login()).json()
         assert shown[card["at"]]["decided"] == answer.json()
 
@@ -156,6 +157,7 @@ def test_a_decision_that_makes_no_sense_is_refused_in_words(client, login, revie
     # Another call of the wish than the one that is looked at.
     ledger = Ledger(storage, reviewed.destination)
     call = ledger.last(cards[0]["REDRAWN"]["fingerprint"])
+    assert call is not None
     other = call.model_copy(update={"number": call.number + 1, "call_id": "f" * 32})
     uri = ledger.layout.call(other.fingerprint, other.number)
     storage.put(uri, other.body())

@@ -16,7 +16,10 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
+from airflow_provider_bgai.buying.decisions import Note
+from airflow_provider_bgai.layout import Layout
 from demo.rest import AirflowApi
 from demo.run import EXAMPLES, SETTINGS, upload_catalogue
 from demo.services import AirflowService, S3Service, airflow_standalone
@@ -25,7 +28,9 @@ from tests.conftest import KEYS, VENDORS, vendor_connection
 from tests.operators.conftest import wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FrameLocator, Page
+
+    from airflow_provider_bgai.storage import Storage
 
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 120_000
@@ -120,7 +125,7 @@ def open_picture(page: Page, landed: Callable[[], bool]) -> int:
     page.wait_for_url("**/tasks/generate/mapped/0")
     page.get_by_role("link", name="Details").click()
     wait_until(landed)
-    link = page.get_by_role("link", name="Picture")
+    link = page.get_by_role("link", name="Picture", exact=True)
     link.wait_for()
     shoot(page, "task")
     clicks = page.evaluate("window.clicks") - before
@@ -145,38 +150,54 @@ def test_from_the_login_to_the_picture(page: Page, airflow: AirflowService, api:
     print(f"From the login to the picture: {time.monotonic() - began:.0f} s, {clicks} clicks after the form")  # noqa: T201
 
 
-def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi, s3: S3Service, box: Any):
+def open_tab(page: Page, address: str) -> FrameLocator:
+    """The tab "Pictures" of one of Airflow's pages, once there are pictures in it."""
+    page.goto(address)
+    page.get_by_role("link", name="Pictures", exact=True).click()
+    tab = page.frame_locator("iframe")
+    tab.locator(".card img").first.wait_for()
+    return tab
+
+
+def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi, storage: Storage, box: Any):
     for vendor in VENDORS:
         with suppress(httpx.HTTPStatusError):  # it was made in a form before
             api.add_connection(f"{vendor}_default", vendor_connection(box, vendor, {"price_per_image": 0.05}))
     box.fault("picwish", "redrawn_product", times=1, on="download")
     api.turn_on("nightly_catalogue")
-    skus = ["SHOE-001", "SHOE-002", "BIKE-001", "TOY-001", "KIT-001", "MUS-001"]
-    run_id = api.trigger("nightly_catalogue", {"skus": skus})
+    (run_id,) = wait_until(lambda: api.run_ids("nightly_catalogue"))  # today's begins by itself
     wait_until(lambda: api.run_state("nightly_catalogue", run_id) in ("success", "failed"), seconds=400)
 
     log_in(page, airflow)
-    page.set_viewport_size({"width": 1440, "height": 1000})
-    page.goto(f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id)}")
-    page.get_by_role("link", name="Pictures").click()
-    gallery = page.frame_locator("iframe")
-    gallery.locator(".card img").nth(3).wait_for()
-    page.wait_for_timeout(2000)
-    print(gallery.locator("#catalogues").inner_text())
-    print(page.content()[:3000])
+    run = f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id, safe='')}"
+    tab = open_tab(page, run)
+    expect(tab.locator("#count")).to_have_text("60 products")
+    expect(tab.locator("#catalogues li")).to_have_count(len(VENDORS))
     shoot(page, "gallery")
+    tab.get_by_role("button", name="Quarantined 1").click()
+    tab.locator(".card").click()
+    tab.get_by_role("button", name="Buy again").click()
+    expect(tab.get_by_role("status").last).to_have_text("Buy again: written down. The next run goes by it.")
+    shoot(page, "decide")
+    folder = Layout("s3://catalogue/backgrounds/picwish").folder
+    (note,) = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(f"{folder}/decisions/")]
+    assert (note.what, note.by) == ("buy", airflow.username)
+
+    tab = open_tab(page, f"{run}/tasks/picwish.generate/mapped/0")
+    expect(tab.locator("#count")).to_have_text("12 products")
+
     page.evaluate("localStorage.setItem('theme', 'dark')")
-    page.reload()
-    gallery.locator(".card img").nth(3).wait_for()
+    tab = open_tab(page, run)
+    assert tab.locator("html").evaluate("it => getComputedStyle(it).colorScheme") == "dark"
     shoot(page, "gallery-dark")
-    gallery.locator(".card", has_text="quarantined").first.click()
-    gallery.get_by_role("button", name="Buy again").click()
-    page.wait_for_timeout(2000)
-    shoot(page, "decide-dark")
-    page.goto(f"{airflow.url}/plugin/bgai-nav")
-    gallery.locator("svg").first.wait_for()
-    shoot(page, "catalogues-dark")
-    page.goto(f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id)}/tasks/picwish.plan")
-    page.get_by_role("link", name="Pictures").click()
-    gallery.locator(".card img").nth(3).wait_for()
-    shoot(page, "task-dark")
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Catalogues").click()
+    for _ in range(2):
+        expect(tab.locator(".catalogue")).to_have_count(len(VENDORS))
+        expect(tab.locator(".waiting").first).to_have_text("Nothing waits for a decision.")
+        shoot(page, "catalogues-dark")
+        page.reload()
+    page.evaluate("localStorage.setItem('theme', 'light')")
+    page.reload()
+    expect(tab.locator(".waiting").first).to_have_text("Nothing waits for a decision.")
+    shoot(page, "catalogues")
