@@ -231,18 +231,6 @@ class Storage:
         config = TransferConfig(use_threads=False)
         self._found(uri, lambda: self.client.download_fileobj(bucket, key, file, Config=config))
 
-    def read_part(self, uri: str, start: int, length: int) -> bytes:
-        """So many bytes of an object from ``start`` (from 0) on; fewer at its end.
-
-        :raises FileNotFoundError: if there is no such object, or it ends before.
-        """
-        bucket, key = split_uri(uri)
-        span = f"bytes={start}-{start + length - 1}"
-        body: bytes = self._found(uri, lambda: self.client.get_object(Bucket=bucket, Key=key, Range=span))[
-            "Body"
-        ].read()
-        return body
-
     def head(self, uri: str) -> S3Object | None:
         """How an object would be listed, or None if there is none."""
         bucket, key = split_uri(uri)
@@ -353,6 +341,16 @@ class Storage:
         return self._signer.generate_presigned_url(
             "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
         )
+
+
+def read_part(storage: Storage, uri: str, start: int, end: int) -> bytes:
+    """The bytes of an object from ``start`` (from 0) to before ``end``; fewer where it ends.
+
+    :raises FileNotFoundError: if there is no such object, or it ends before ``start``.
+    """
+    bucket, key = split_uri(uri)
+    part = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
+    return bytes(storage._found(uri, lambda: storage.client.get_object(**part))["Body"].read())
 
 
 def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:

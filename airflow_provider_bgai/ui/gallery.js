@@ -120,12 +120,23 @@ function more(card) {
     button.type = "button";
     button.addEventListener("click", () => decide(card, what, box, said));
     box.append(button);
+    if (what === "buy") box.append(seed_field());
   }
   const tell = () => {
     if (card.note) said.textContent = `${card.note.words}: decided by ${visible(card.note.by || "somebody")}, ${card.note.at}. The next run goes by it.`;
   };
   if (pictures(card, tell)) tell();
   return [prompt, box, said];
+}
+
+function seed_field() {
+  const label = make("label", "seed", "with seed");
+  const field = make("input");
+  field.type = "number";
+  field.min = 0;
+  field.placeholder = "the same";
+  label.append(field);
+  return label;
 }
 
 async function show_prompt(card, place) {
@@ -139,7 +150,8 @@ async function show_prompt(card, place) {
 }
 
 async function decide(card, what, box, said) {
-  const buttons = [...box.children];
+  const buttons = box.querySelectorAll("button");
+  const seed = what === "buy" ? box.querySelector("input").value : "";
   buttons.forEach((button) => { button.disabled = true; });
   said.classList.remove("trouble");
   said.textContent = "Being written down";
@@ -147,7 +159,7 @@ async function decide(card, what, box, said) {
     const answer = await fetch(`${card.home}decisions`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ at: card.at, what }),
+      body: JSON.stringify({ at: card.at, what, ...seed && { seed: Number(seed) } }),
     });
     if (!answer.ok) throw new Error(await answer.text());
     card.note = await answer.json();

@@ -30,12 +30,14 @@ from airflow_provider_bgai.catalogue.report.costs import Costs, spent
 from airflow_provider_bgai.catalogue.report.page import said_of
 from airflow_provider_bgai.catalogue.results import WITH_PICTURES, Finished, Outcome, Result, Wanted
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
-from airflow_provider_bgai.layout import Run, picture_of
+from airflow_provider_bgai.layout import Run, into_quarantine, picture_of
 from airflow_provider_bgai.lines import stream_lines
-from airflow_provider_bgai.storage import Storage
+from airflow_provider_bgai.storage import Storage, read_part
 
 DECISIONS: Mapping[Decided, tuple[str, tuple[Outcome, ...]]] = {
-    "buy": ("Buy again", ("quarantined", "lost", "failed")),
+    "accept": ("Accept", ("quarantined", "rejected")),
+    "reject": ("Reject", ("bought", "reused")),
+    "buy": ("Buy again", ("quarantined", "rejected", "bought", "reused", "lost", "failed")),
     "release": ("Release", ("held",)),
     "keep": ("Keep held", ("held",)),
 }
@@ -105,6 +107,8 @@ class Gallery:
         if not 0 < index <= len(pictures):
             raise FileNotFoundError(f"There is no picture {index} of {result.sku}")
         uri = self.layout.absolute(pictures[index - 1].uri)
+        if self.storage.head(uri) is None:  # rejected since, or wanted anew
+            uri = into_quarantine(uri)
         if not (self.layout.is_picture(uri) or self.layout.is_quarantined(uri)):
             raise InvalidRequestError(f"{uri}: is no picture of the catalogue")
         return uri
@@ -128,9 +132,10 @@ class Gallery:
             pass
         return None
 
-    def decide(self, place: str, what: Decided, by: str) -> dict[str, Any]:
+    def decide(self, place: str, what: Decided, by: str, seed: int | None = None) -> dict[str, Any]:
         """Write down what somebody has decided about a product's call.
 
+        :param seed: of ``buy`` alone: to buy it with.
         :raises InvalidRequestError: if it makes no sense for that call.
         :raises MovedError: if the place is none any more, or the product has been bought again since.
         """
@@ -140,7 +145,7 @@ class Gallery:
         last = self.ledger.last(str(result.fingerprint))
         if last is not None and result.call_id not in (None, last.call_id):
             raise MovedError(f"{result.sku} was bought again since. Decide in the gallery of the latest run")
-        call = decide_about(self.ledger, str(result.fingerprint), what, by=by)
+        call = decide_about(self.ledger, str(result.fingerprint), what, by=by, seed=seed)
         return _decided(read_note(self.storage, self.layout, call)) or {}
 
     def figures(self) -> dict[str, Any]:
@@ -197,7 +202,7 @@ class Gallery:
         name, start, length = found[1], int(found[2]), int(found[3])
         before = min(start, 1)  # the line break that a line begins after
         try:
-            line = self.storage.read_part(self.run.lines(name), start - before, length + before)
+            line = read_part(self.storage, self.run.lines(name), start - before, start + length)
             if line[:before] not in (b"", b"\n"):
                 raise gone
             return Result.model_validate_json(line)

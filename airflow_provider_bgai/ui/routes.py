@@ -30,7 +30,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import DagAccessEntity, GetUserDep, get_user, requires_access_dag
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.utils.session import create_session
-from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
@@ -39,7 +39,7 @@ from fastapi.responses import (
     Response,
     StreamingResponse,
 )
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 
 from airflow_provider_bgai.buying.decision import Decided
 from airflow_provider_bgai.catalogue.report.page import SCRIPT, STYLE, framed
@@ -87,6 +87,14 @@ def ours(request: Request) -> None:
 
 
 OURS = Depends(ours)
+
+
+class Decision(BaseModel):
+    """What a page of ours sends: the place of a card, and what is decided; with another seed, if it is to be bought."""
+
+    at: str
+    what: Decided
+    seed: int | None = None
 
 
 def instance_of(dag_id: str, run_id: str, task_id: str, map_index: MapIndex) -> Instance:
@@ -258,10 +266,11 @@ def figures(task: Task) -> Response:
 
 
 @app.post(f"{TASK}/decisions", dependencies=[MAY_EDIT, OURS])
-def decide(task: Task, at: Annotated[str, Body()], what: Annotated[Decided, Body()], user: GetUserDep) -> Response:
+def decide(task: Task, decision: Decision, user: GetUserDep) -> Response:
     """Write down a decision about a card's call."""
     with told():
-        return JSONResponse(gallery_of(task).decide(at, what, by=user.get_name()), headers=HEADERS)
+        noted = gallery_of(task).decide(decision.at, decision.what, by=user.get_name(), seed=decision.seed)
+        return JSONResponse(noted, headers=HEADERS)
 
 
 # --- S3

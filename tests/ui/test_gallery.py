@@ -45,7 +45,11 @@ def test_a_card_names_the_published_address_once_and_no_hash_of_a_prompt(reviewe
     assert "/_bgai/quarantine/" in redrawn["addresses"][0]["uri"]
     assert held["addresses"] == []
     assert not {"prompt", "finished"} & (good.keys() | redrawn.keys() | held.keys())
-    assert (good["buttons"], redrawn["buttons"], held["buttons"]) == ([], ["buy"], ["release", "keep"])
+    assert [it["buttons"] for it in (good, redrawn, held)] == [
+        ["reject", "buy"],
+        ["accept", "buy"],
+        ["release", "keep"],
+    ]
 
 
 def test_thumbnails_prompt_and_picture_are_those_of_the_card(client, login, reviewed, cards):
@@ -136,22 +140,23 @@ def send(client, reviewed, headers, **decision):
 
 def test_a_decision_is_written_down_with_who_took_it_and_shown(client, login, reviewed, cards, storage):
     ledger = Ledger(storage, reviewed.destination)
-    for sku, what in (("HELD", "keep"), ("HELD", "release"), ("REDRAWN", "buy")):
+    for sku, what in (("HELD", "keep"), ("HELD", "release"), ("REDRAWN", "buy"), ("REDRAWN", "accept")):
         card = cards[0][sku]
         answer = send(client, reviewed, login("user"), at=card["at"], what=what)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["what"], answer.json()["by"]) == (what, "a-user")
         call = ledger.last(card["fingerprint"])
         note = call and read_note(storage, ledger.layout, call)
-        assert note and (note.what, note.by) == (what, "a-user")
+        assert note
+        assert (note.what, note.by) == (what, "a-user")
         shown = client.get(f"{reviewed.task()}/details", params={"at": card["at"]}, headers=login()).json()
         assert shown[card["at"]]["decided"] == answer.json()
 
 
 def test_a_decision_that_makes_no_sense_is_refused_in_words(client, login, reviewed, cards, storage):
     good, held = cards[0]["GOOD"], cards[0]["HELD"]
-    answer = send(client, reviewed, login("user"), at=good["at"], what="buy")
-    assert (answer.status_code, answer.text) == (400, "GOOD is bought: nobody can decide 'buy' about that")
+    answer = send(client, reviewed, login("user"), at=good["at"], what="accept")
+    assert (answer.status_code, answer.text) == (400, "GOOD is bought: nobody can decide 'accept' about that")
     assert send(client, reviewed, login("user"), at=held["at"], what="burn").status_code == 422
     assert send(client, reviewed, login("user"), at="outcomes:1:5", what="buy").status_code == 409
     # Another call of the wish than the one that is looked at.
@@ -173,7 +178,7 @@ def test_every_decision_has_a_button():
 
 
 def test_what_was_spent_and_what_waits(client, login, reviewed, cards, storage):
-    for it in storage.list(f"{reviewed.run.layout.folder}/decisions/"):
+    for it in storage.list(reviewed.run.layout.decisions):
         storage.delete(it.uri)
     figures = client.get(f"{reviewed.task()}/figures", headers=login()).json()
     assert (len(figures["days"]), len(figures["months"])) == (31, 6)
@@ -218,3 +223,20 @@ def test_memory_does_not_grow_with_products(storage, reviewed, cards):
     finally:
         storage.put(reviewed.run.outcomes, kept)
     assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_a_picture_that_is_rejected_or_bought_again_with_another_seed_can_still_be_looked_at(
+    client, login, reviewed, cards, storage
+):
+    good = cards[0]["GOOD"]
+    ledger = Ledger(storage, reviewed.destination)
+    for decision in ({"what": "reject"}, {"what": "buy", "seed": 7}):
+        assert send(client, reviewed, login("user"), at=good["at"], **decision).status_code == 200
+        call = ledger.last(good["fingerprint"])
+        note = call and read_note(storage, ledger.layout, call)
+        assert note
+        assert (note.what, note.seed) == (decision["what"], decision.get("seed"))
+        answer = client.get(f"{reviewed.task()}/full", params={"at": good["at"], "index": 1}, headers=login())
+        assert "/_bgai/quarantine/" in answer.headers["location"]
+    answer = send(client, reviewed, login("user"), at=good["at"], what="reject", seed=7)
+    assert (answer.status_code, answer.text) == (400, "reject: a seed and a connection are for what is bought")

@@ -103,11 +103,12 @@ def test_a_night_is_looked_at_and_decided(show: Show, reviewed: Night, storage: 
     expect(view.locator("code")).to_have_text(f"{reviewed.destination}/GOOD.png")
     # The thumbnail gives way to the picture itself.
     page.wait_for_function("document.querySelector('#view-after img').naturalWidth > 100")
-    assert view.get_by_role("group", name="Decide").get_by_role("button").count() == 0
+    expect(view.get_by_role("group", name="Decide").get_by_role("button")).to_have_text(["Reject", "Buy again"])
     page.keyboard.press("Escape")
 
     page.locator(".card", has_text="REDRAWN").click()
     view = page.get_by_role("dialog", name="REDRAWN")
+    view.get_by_label("with seed").fill("42")
     view.get_by_role("button", name="Buy again").click()
     expect(view.get_by_role("status")).to_have_text("Buy again: written down. The next run goes by it.")
     page.keyboard.press("Escape")
@@ -121,10 +122,10 @@ def test_a_night_is_looked_at_and_decided(show: Show, reviewed: Night, storage: 
     ledger = Ledger(storage, reviewed.destination)
     names = [name for it in storage.list(ledger.layout.calls()) if (name := call_of(it.uri))]
     notes = {call.sku: read_note(storage, ledger.layout, call) for it in names if (call := ledger.read(*it))}
-    assert {sku: note and (note.what, note.by) for sku, note in notes.items()} == {
+    assert {sku: note and (note.what, note.seed, note.by) for sku, note in notes.items()} == {
         "GOOD": None,
-        "REDRAWN": ("buy", "a-user"),
-        "HELD": ("release", "a-user"),
+        "REDRAWN": ("buy", 42, "a-user"),
+        "HELD": ("release", None, "a-user"),
     }
     # Who comes later sees it.
     page.reload()
@@ -185,7 +186,7 @@ def test_no_barrier_that_axe_finds(show: Show, reviewed: Night, scheme: Literal[
 
 
 def test_the_list_of_catalogues_leads_to_what_waits(show: Show, reviewed: Night, storage: Storage):
-    storage.delete_all([it.uri for it in storage.list(f"{reviewed.run.layout.folder}/decisions/")])
+    storage.delete_all([it.uri for it in storage.list(reviewed.run.layout.decisions)])
     page = show(f"{PREFIX}/catalogues")
     catalogue = page.locator(".catalogue", has_text=reviewed.destination)
     expect(catalogue.locator(".waiting")).to_have_text("1 quarantined 1 held in the latest run, to be decided")

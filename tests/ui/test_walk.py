@@ -169,6 +169,7 @@ def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi,
     wait_until(lambda: api.run_state("nightly_catalogue", run_id) in ("success", "failed"), seconds=400)
 
     log_in(page, airflow)
+    page.set_viewport_size({"width": 1280, "height": 1100})
     run = f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id, safe='')}"
     tab = open_tab(page, run)
     expect(tab.locator("#count")).to_have_text("60 products")
@@ -179,8 +180,8 @@ def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi,
     tab.get_by_role("button", name="Buy again").click()
     expect(tab.get_by_role("status").last).to_have_text("Buy again: written down. The next run goes by it.")
     shoot(page, "decide")
-    folder = Layout("s3://catalogue/backgrounds/picwish").folder
-    (note,) = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(f"{folder}/decisions/")]
+    decisions = Layout("s3://catalogue/backgrounds/picwish").decisions
+    (note,) = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(decisions)]
     assert (note.what, note.by) == ("buy", airflow.username)
 
     tab = open_tab(page, f"{run}/tasks/picwish.generate/mapped/0")
