@@ -34,6 +34,7 @@ _RUN = re.compile(r"(.+)/_bgai/runs/([^/]+)/(.+)")
 _CALL = re.compile(r"([0-9a-f]{64})\.(\d{3,})")
 _MARKER = re.compile(r"([0-9a-f]{64})\.(\d{3,})\.([0-9a-f]{32})")
 _FEED = re.compile(r"feeds/(feed|shopify|woocommerce|google)(-\d+)?\.(csv|jsonl|tsv)")
+_LINES = re.compile(r"outcomes|(?:planned|results)/\d{4,6}")
 _PICTURE = re.compile(r"([0-9a-f]{64})\.(\d{3,})-(\d+)of(\d+)-([0-9a-f]{16})\.([a-z0-9]{1,5})")
 
 
@@ -109,6 +110,10 @@ class Layout:
         """A file made of a landed picture, to be published."""
         place = f"{picture.fingerprint}.{picture.number:03}-{picture.index}of{picture.count}"
         return f"{self.folder}/finished/{place}-{version}/{rendition or 'picture'}.{extension}"
+
+    def is_quarantined(self, uri: str) -> bool:
+        """Whether a URI is that of a picture which may not."""
+        return uri.startswith(f"{self.folder}/quarantine/")
 
     def is_picture(self, uri: str) -> bool:
         """Whether a URI is that of a file which may be published."""
@@ -213,6 +218,23 @@ class Run:
     def results_of(self, shard: str) -> str:
         """Where the results of a shard (a URI) are."""
         return f"{self.results}/{shard.rpartition('/')[2]}"
+
+    def shard(self, number: str) -> str:
+        """:param number: ``0000``."""
+        return f"{self.shards}/{number}.jsonl"
+
+    def lines(self, name: str) -> str:
+        """A file of lines about products: ``outcomes``, and before there are any ``planned/0000``, ``results/0000``.
+
+        :raises InvalidRequestError: for another name.
+        """
+        if not _LINES.fullmatch(name):
+            raise InvalidRequestError(f"{name!r}: must be outcomes, planned/0000 or results/0000")
+        return f"{self.folder}/{name}.jsonl"
+
+    def name_of(self, uri: str) -> str:
+        """The name that :meth:`lines` takes for a URI."""
+        return uri.removeprefix(f"{self.folder}/").removesuffix(".jsonl")
 
     def landed_of(self, shard: str) -> str:
         """Where the results of what has landed so far are, of a shard (a URI) whose task is deferred."""

@@ -42,7 +42,7 @@ THREADS = 32
 
 _REFUSED = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
-_NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
+_NOT_FOUND = {"NoSuchKey", "404", "NotFound", "InvalidRange"}
 _OURS = {"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "ContentType", "Metadata", "IfMatch", "IfNoneMatch"}
 _ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]+)(?:/|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -341,6 +341,16 @@ class Storage:
         return self._signer.generate_presigned_url(
             "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
         )
+
+
+def read_part(storage: Storage, uri: str, start: int, end: int) -> bytes:
+    """The bytes of an object from ``start`` (from 0) to before ``end``; fewer where it ends.
+
+    :raises FileNotFoundError: if there is no such object, or it ends before ``start``.
+    """
+    bucket, key = split_uri(uri)
+    part = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
+    return bytes(storage._found(uri, lambda: storage.client.get_object(**part))["Body"].read())
 
 
 def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:

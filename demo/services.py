@@ -324,15 +324,16 @@ def airflow_standalone(
     dags_folder: Path,
     connections: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
+    path: str = "",
 ) -> Iterator[AirflowService]:
     """`airflow standalone` on SQLite: scheduler, API server, DAG processor, triggerer; ready for a DAG run.
 
     `connections` maps connection IDs to JSON, for its environment, where the UI does not show them; `settings` adds to
-    that environment (`AIRFLOW__SECTION__KEY`).
+    that environment (`AIRFLOW__SECTION__KEY`); `path` is what its addresses begin with, like `/airflow`.
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    settings = {**_airflow_settings(home, dags_folder), **(settings or {})}
+    settings = {**_airflow_settings(home, dags_folder, path), **(settings or {})}
     service = AirflowService(
         url=settings["AIRFLOW__API__BASE_URL"],
         username="admin",
@@ -349,7 +350,7 @@ def airflow_standalone(
         yield service
 
 
-def _airflow_settings(home: Path, dags: Path) -> dict[str, str]:
+def _airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
     """What differs from a plain Airflow: own directory, free ports, no examples, haste fit for two cores."""
     api, worker_logs, trigger_logs = free_ports(3)
     return {
@@ -359,12 +360,12 @@ def _airflow_settings(home: Path, dags: Path) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}{path}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(api),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{api}",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{api}{path}",
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API_AUTH__JWT_ISSUER": f"http://127.0.0.1:{api}",  # 3.0 signs no token without one
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),

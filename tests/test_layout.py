@@ -126,3 +126,13 @@ def test_the_rights_are_tried_below_every_prefix_that_is_written_to():
     tried = {probe.rpartition("/")[0] for probe in layout.probes()}
     assert [uri for uri in written if not any(uri.startswith(f"{folder}/") for folder in tried)] == []
     assert len(tried) == len(written)
+
+
+def test_a_runs_lines_are_named_and_nothing_else_of_it_is():
+    run = Layout("s3://shop/pictures").run("night")
+    for name in ("outcomes", "planned/0000", "results/0012"):
+        assert run.name_of(run.lines(name)) == name
+    assert run.lines("results/0012") == run.results_of(run.shard("0012"))
+    for name in ("plan", "results/../../../calls/0000", "shards/0000", "results/", "", "outcomes.jsonl", "outcomes\n"):
+        with pytest.raises(InvalidRequestError):
+            run.lines(name)

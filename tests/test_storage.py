@@ -149,6 +149,15 @@ def test_a_copy_keeps_content_type_and_metadata(storage, s3, folder):
     assert (head["ContentType"], head["Metadata"]) == ("image/webp", {"seed": "7"})
 
 
+def test_a_part_of_an_object_is_read_and_one_behind_its_end_is_missing(storage, folder):
+    storage.put(f"{folder}/a", b"0123456789")
+    assert module.read_part(storage, f"{folder}/a", 2, 5) == b"234"
+    assert module.read_part(storage, f"{folder}/a", 8, 50) == b"89"
+    for uri, start in ((f"{folder}/a", 10), (f"{folder}/b", 0)):
+        with pytest.raises(FileNotFoundError):
+            module.read_part(storage, uri, start, start + 5)
+
+
 def test_a_missing_object_is_named(storage, folder):
     with pytest.raises(FileNotFoundError, match=f"{folder}/none: no such object"):
         storage.read(f"{folder}/none")

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
 from airflow_provider_bgai.exceptions import BgaiError
-from airflow_provider_bgai.layout import Layout, run_name_of, run_of
+from airflow_provider_bgai.layout import Layout, Run, run_name_of, run_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
@@ -71,10 +71,10 @@ class ReportLink(TaskLink):
 
     def address(self, fields: Mapping[str, Any], instance: Any) -> str | None:
         """A route of ours; before Airflow 3.1 the report's place in S3."""
-        report = report_of(fields, instance)
-        if report is None or ROUTES:
-            return report and route(instance, "report")
-        return address_of(report, fields.get("aws_conn_id"))
+        run = run_in(fields, instance)
+        if run is None:
+            return None
+        return route(instance, "report") if ROUTES else address_of(run.report, fields.get("aws_conn_id"))
 
 
 class LocationLink(TaskLink):
@@ -133,16 +133,16 @@ def about(operator: type) -> str:
 # --- where a task's things are, by its template fields
 
 
-def report_of(fields: Mapping[str, Any], instance: Any) -> str | None:
-    """The URI of the report of the run that a task starts or is part of.
+def run_in(fields: Mapping[str, Any], instance: Any) -> Run | None:
+    """The run that a task starts or is part of; None for a task that is part of none.
 
     :raises InvalidRequestError: if its plan or shard is none.
     """
     if given := _plan(fields) or fields.get("shard"):
-        return run_of(given).report
-    if not (destination := fields.get("destination")):
+        return run_of(given)
+    if "manifest" not in fields or not (destination := fields.get("destination")):
         return None
-    return Layout(destination).run(run_name_of(instance)).report
+    return Layout(destination).run(run_name_of(instance))
 
 
 def folder_of(fields: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""A newcomer's first minutes in a real browser: log in, make a connection, fill in a form, look at the picture.
+"""Airflow's own pages in a real browser: a newcomer's first minutes, and the morning after a night of pictures.
 
 With ``SCREENSHOTS`` naming a folder, what the newcomer sees is written there, for the documents:
 ``SCREENSHOTS=docs/screenshots pytest tests/ui/test_walk.py``.
@@ -9,20 +9,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import httpx
 import pytest
+from playwright.sync_api import expect
 
+from airflow_provider_bgai.buying.decisions import Note
+from airflow_provider_bgai.layout import Layout
 from demo.rest import AirflowApi
 from demo.run import EXAMPLES, SETTINGS, upload_catalogue
 from demo.services import AirflowService, S3Service, airflow_standalone
 from tests.browser import open_chromium
-from tests.conftest import KEYS
+from tests.conftest import KEYS, VENDORS, vendor_connection
 from tests.operators.conftest import wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FrameLocator, Page
+
+    from airflow_provider_bgai.storage import Storage
 
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 120_000
@@ -36,9 +44,10 @@ addEventListener("click", event => event.isTrusted && sessionStorage.setItem("cl
 
 @pytest.fixture(scope="module")
 def airflow(s3: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowService]:
-    """What `make ui` starts."""
+    """What `make ui` starts; but behind a base URL with a path, as many companies have it."""
     upload_catalogue(s3)
-    with airflow_standalone(tmp_path_factory.mktemp("airflow"), EXAMPLES, settings=SETTINGS) as service:
+    home = tmp_path_factory.mktemp("airflow")
+    with airflow_standalone(home, EXAMPLES, settings=SETTINGS, path="/airflow") as service:
         yield service
 
 
@@ -46,8 +55,9 @@ def airflow(s3: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def api(airflow: AirflowService, s3: S3Service) -> Iterator[AirflowApi]:
     """Its API, with the one connection that is not made in a form here."""
     with AirflowApi(airflow) as api:
-        api.add_connection("aws_default", s3.aws_connection())
-        wait_until(lambda: "on_demand" in api.dag_ids())
+        with suppress(httpx.HTTPStatusError):  # it is there already
+            api.add_connection("aws_default", s3.aws_connection())
+        wait_until(lambda: {"on_demand", "nightly_catalogue"} <= api.dag_ids())
         api.turn_on("on_demand")
         yield api
 
@@ -115,7 +125,7 @@ def open_picture(page: Page, landed: Callable[[], bool]) -> int:
     page.wait_for_url("**/tasks/generate/mapped/0")
     page.get_by_role("link", name="Details").click()
     wait_until(landed)
-    link = page.get_by_role("link", name="Picture")
+    link = page.get_by_role("link", name="Picture", exact=True)
     link.wait_for()
     shoot(page, "task")
     clicks = page.evaluate("window.clicks") - before
@@ -138,3 +148,57 @@ def test_from_the_login_to_the_picture(page: Page, airflow: AirflowService, api:
     shoot(page, "picture")
     assert clicks <= 6
     print(f"From the login to the picture: {time.monotonic() - began:.0f} s, {clicks} clicks after the form")  # noqa: T201
+
+
+def open_tab(page: Page, address: str) -> FrameLocator:
+    """The tab "Pictures" of one of Airflow's pages, once there are pictures in it."""
+    page.goto(address)
+    page.get_by_role("link", name="Pictures", exact=True).click()
+    tab = page.frame_locator("iframe")
+    tab.locator(".card img").first.wait_for()
+    return tab
+
+
+def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi, storage: Storage, box: Any):
+    for vendor in VENDORS:
+        with suppress(httpx.HTTPStatusError):  # it was made in a form before
+            api.add_connection(f"{vendor}_default", vendor_connection(box, vendor, {"price_per_image": 0.05}))
+    box.fault("picwish", "redrawn_product", times=1, on="download")
+    api.turn_on("nightly_catalogue")
+    (run_id,) = wait_until(lambda: api.run_ids("nightly_catalogue"))  # today's begins by itself
+    wait_until(lambda: api.run_state("nightly_catalogue", run_id) in ("success", "failed"), seconds=400)
+
+    log_in(page, airflow)
+    page.set_viewport_size({"width": 1280, "height": 1100})
+    run = f"{airflow.url}/dags/nightly_catalogue/runs/{quote(run_id, safe='')}"
+    tab = open_tab(page, run)
+    expect(tab.locator("#count")).to_have_text("60 products")
+    expect(tab.locator("#catalogues li")).to_have_count(len(VENDORS))
+    shoot(page, "gallery")
+    tab.get_by_role("button", name="Quarantined 1").click()
+    tab.locator(".card").click()
+    tab.get_by_role("button", name="Buy again").click()
+    expect(tab.get_by_role("status").last).to_have_text("Buy again: written down. The next run goes by it.")
+    shoot(page, "decide")
+    decisions = Layout("s3://catalogue/backgrounds/picwish").decisions
+    (note,) = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(decisions)]
+    assert (note.what, note.by) == ("buy", airflow.username)
+
+    tab = open_tab(page, f"{run}/tasks/picwish.generate/mapped/0")
+    expect(tab.locator("#count")).to_have_text("12 products")
+
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    tab = open_tab(page, run)
+    assert tab.locator("html").evaluate("it => getComputedStyle(it).colorScheme") == "dark"
+    shoot(page, "gallery-dark")
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Catalogues").click()
+    for _ in range(2):
+        expect(tab.locator(".catalogue")).to_have_count(len(VENDORS))
+        expect(tab.locator(".waiting").first).to_have_text("Nothing waits for a decision.")
+        shoot(page, "catalogues-dark")
+        page.reload()
+    page.evaluate("localStorage.setItem('theme', 'light')")
+    page.reload()
+    expect(tab.locator(".waiting").first).to_have_text("Nothing waits for a decision.")
+    shoot(page, "catalogues")

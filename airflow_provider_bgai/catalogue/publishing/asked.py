@@ -157,7 +157,7 @@ class Asked:
             it.fingerprint == result.fingerprint
             and number in (0, it.number)
             and it.finishing == asked
-            and it.key == _key(result.name, it.rendition, it.index, it.uri)
+            and it.key == stable_key(result.name, it.rendition, it.index, it.uri)
             for it in known
         )
         return bool(known) and (result.fingerprint is None or all(as_known))
@@ -210,7 +210,7 @@ class Asked:
         """Which keys shall show which files. :raises InvalidRequestError: for what must not be published."""
         entries: dict[str, Entry] = {}
         for file in files:
-            key = _key(result.name, file.rendition, file.index, file.uri)
+            key = stable_key(result.name, file.rendition, file.index, file.uri)
             self.place.stable(key)
             entry = Entry(
                 key=key,
@@ -245,7 +245,7 @@ class Asked:
                 yield state.model_copy(update={"hint": hint})
 
 
-def _key(name: str, rendition: str, index: int, uri: str) -> str:
+def stable_key(name: str, rendition: str, index: int, uri: str) -> str:
     """The stable key of a file. :raises InvalidRequestError: unless its URI says what kind of picture it is."""
     extension = uri.rpartition(".")[2]
     if not re.fullmatch(r"[a-z0-9]{1,5}", extension):

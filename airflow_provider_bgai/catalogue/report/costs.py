@@ -7,7 +7,8 @@ add nothing to any sum. Everything streams: only the names of the calls are kept
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import chain
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from airflow_provider_bgai.layout import segment
 from airflow_provider_bgai.lines import stream_lines
 from airflow_provider_bgai.storage import Storage
 
-By = Literal["vendor", "category", "run", "month"]
+By = Literal["vendor", "category", "run", "month", "day"]
 
 PERHAPS = ("unknown", "answered", "sent")
 BEFORE = 3600.0
@@ -128,6 +129,7 @@ class CostReport(BaseModel):
     by_category: dict[str, Costs] = Field(default_factory=dict)
     by_run: dict[str, Costs] = Field(default_factory=dict)
     by_month: dict[str, Costs] = Field(default_factory=dict)
+    by_day: dict[str, Costs] = Field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Small JSON, for XCom: what is nought is left out, and money is text, to the cent."""
@@ -145,11 +147,20 @@ class CostReport(BaseModel):
         return "\n".join(line.rstrip() for line in lines)
 
     def _groups(self) -> Iterator[tuple[str, Costs]]:
-        for kind in ("vendor", "category", "run", "month"):
+        for kind in ("vendor", "category", "run", "month", "day"):
             groups: dict[str, Costs] = getattr(self, f"by_{kind}")
             for name in sorted(groups):
                 yield f"{kind} {_printable(name) or '-'}", groups[name]
         yield "all", self.total
+
+
+def _day_of(call: Call) -> str:
+    """Of ``sent_at``, of UTC, like ``2026-11-26``."""
+    return datetime.fromtimestamp(call.sent_at, UTC).strftime("%Y-%m-%d")
+
+
+_NAMES: Mapping[str, Callable[[Call], str]] = {"month": month_of, "day": _day_of}
+"""Of groups that no field of a call names."""
 
 
 class _Sum:
@@ -185,7 +196,7 @@ class _Sum:
         report.total._add(call)
         for kind in self.by:
             groups: dict[str, Costs] = getattr(report, f"by_{kind}")
-            name = month_of(call) if kind == "month" else getattr(call, kind)
+            name = _NAMES[kind](call) if kind in _NAMES else getattr(call, kind)
             groups.setdefault(name, Costs())._add(call)
 
 
@@ -205,6 +216,15 @@ def month_costs(ledger: Ledger, month: str | None = None, by: Collection[By] = (
     # open/ first: a call that is just being booked stands in one of the two.
     not_booked = (call for call in read_open(ledger) if month in (None, month_of(call)))
     return cost_report(chain(not_booked, read_books(ledger, month)), by)
+
+
+def spent(ledger: Ledger, months: Collection[str]) -> CostReport:
+    """What the calls of some months cost, by day and by month.
+
+    :param months: like ``2026-11``.
+    """
+    not_booked = (call for call in read_open(ledger) if month_of(call) in months)  # first, as in month_costs
+    return cost_report(chain(not_booked, *(read_books(ledger, month) for month in months)), ("day", "month"))
 
 
 def catalogue_costs(

@@ -1,16 +1,15 @@
-"use strict";
-
+// The cards of a page: what is asked for, what is in sight, the large view, keys.
+//
 // Everything here came from outside: it is put in with textContent and setAttribute, never as markup.
 
 const $ = (id) => document.getElementById(id);
 const IDENTICAL = Number(document.currentScript.dataset.identical);
 const OUTCOMES = ["bought", "reused", "quarantined", "failed", "lost", "refused", "held", "rejected", "over_budget"];
 const FAILURES = new Set(["quarantined", "failed", "lost", "refused", "held"]);
-const CHOICES = ["vendor", "category", "verdict", "sort", "reason"];
+const CHOICES = ["catalogue", "vendor", "category", "verdict", "sort", "reason"];
 const VERDICTS = { faithful: "Faithful", altered: "Altered", unchecked: "Not compared", none: "No picture" };
 const NONE = "(none)"; // what a filter calls products without a vendor or category
 const ROWS_AROUND = 2;
-const BLOCKS_KEPT = 64;
 
 // Characters that are not seen but change what is.
 const visible = (text) =>
@@ -39,35 +38,20 @@ function judge(card) {
   return card.images.length ? "unchecked" : "none";
 }
 
+// Where they come from, `report.js` says, or `gallery.js` in Airflow's pages: `pictures(card, then)` gives the thumbnails
+// {before, afters}, or null and calls `then` once they are there; `full(card, chosen)` the address of a picture in full,
+// `more(card)` what else the large view shows, and `around()` the theme of what is around the page.
 const cards = [];
-const blocks = [];
-for (const block of document.querySelectorAll("script.cards")) {
-  for (const [line, said] of JSON.parse(block.textContent).entries()) {
-    const card = { images: [], ...said, block: blocks.length, line };
-    card.verdict = judge(card);
-    card.trouble = card.error ?? card.images.flatMap((image) => image.reasons ?? [])[0];
-    card.why = FAILURES.has(card.outcome) ? card.reason ?? card.outcome : null;
-    card.text = [card.sku, card.category, card.vendor, card.model, card.reason, card.error, card.task, card.seed,
-      ...card.warnings ?? [], ...card.images.flatMap((image) => image.reasons ?? [])].join("\n").toLowerCase();
-    cards.push(card);
-  }
-  blocks.push(block.nextElementSibling);
-  block.nextElementSibling.remove();
-  block.remove();
+function take(said) {
+  const card = { images: [], ...said };
+  card.verdict = judge(card);
+  card.trouble = card.error ?? card.images.flatMap((image) => image.reasons ?? [])[0];
+  card.why = FAILURES.has(card.outcome) ? card.reason ?? card.outcome : null;
+  card.text = [card.sku, card.category, card.vendor, card.model, card.reason, card.error, card.task, card.seed,
+    ...card.warnings ?? [], ...card.images.flatMap((image) => image.reasons ?? [])].join("\n").toLowerCase();
+  cards.push(card);
 }
 const bySku = new Intl.Collator("en", { numeric: true }).compare;
-
-// Thumbnails stay base64 text until their card is in sight; the blocks looked at last are kept split.
-const split = new Map();
-function pictures(card) {
-  const lines = split.get(card.block) ?? blocks[card.block].textContent.split("\n");
-  split.delete(card.block);
-  split.set(card.block, lines);
-  if (split.size > BLOCKS_KEPT) split.delete(split.keys().next().value);
-  const [before, ...afters] = lines[card.line].split(" ")
-    .map((data) => (data === "-" ? null : `data:image/webp;base64,${data}`));
-  return { before, afters };
-}
 
 function show(frame, source, alt, missing) {
   if (!source) return frame.replaceChildren(make("span", "missing", missing));
@@ -84,18 +68,24 @@ const psnr = (value) => (value === null ? null : value >= IDENTICAL ? "identical
 const delta = (value) => (value === null ? null : `ΔE ${value.toFixed(2)}`);
 const numbers = (it) => [psnr(it.psnr), delta(it.delta_e)].filter(Boolean).join(" · ");
 
-function badge(element, outcome) {
-  element.textContent = words(outcome);
+function badge(element, outcome, decided) {
+  element.textContent = [words(outcome), decided].filter(Boolean).join(" · ");
   element.dataset.outcome = outcome;
+}
+
+function put_pictures(item, card) {
+  const found = pictures(card, () => item.isConnected && put_pictures(item, card));
+  badge(item.querySelector(".badge"), card.outcome, card.decided);
+  if (!found) return;
+  const { before, afters } = found;
+  show(item.querySelector(".before"), before, "Before", "No source picture");
+  show(item.querySelector(".after"), afters[0], "After", "No picture");
+  if (afters.length > 1) item.querySelector(".after").append(make("span", "more", `1 of ${afters.length}`));
 }
 
 function draw_card(card, position) {
   const item = $("card").content.firstElementChild.cloneNode(true);
   const put = (name, text) => { item.querySelector(`.${name}`).textContent = text; };
-  const { before, afters } = pictures(card);
-  show(item.querySelector(".before"), before, "Before", "No source picture");
-  show(item.querySelector(".after"), afters[0], "After", "No picture");
-  if (afters.length > 1) item.querySelector(".after").append(make("span", "more", `1 of ${afters.length}`));
   put("sku", visible(card.sku));
   put("category", visible(card.category ?? "no category"));
   put("price", price(card));
@@ -106,7 +96,7 @@ function draw_card(card, position) {
   put("trouble", visible([card.reason && words(card.reason), card.trouble].filter(Boolean).join(": ")));
   item.querySelector(".foot").classList.toggle("without", Boolean(card.trouble) && !card.images.length);
   item.querySelector(".verdict").dataset.verdict = card.verdict;
-  badge(item.querySelector(".badge"), card.outcome);
+  put_pictures(item, card);
   item.setAttribute("aria-posinset", position + 1);
   item.setAttribute("aria-setsize", shown.length);
   item.firstElementChild.dataset.position = position;
@@ -140,12 +130,12 @@ const SORTS = {
 
 function matches(card) {
   const is = (name, value) => !state[name] || (value ?? NONE) === state[name];
-  return is("outcome", card.outcome) && is("vendor", card.vendor) && is("category", card.category)
+  return is("outcome", card.outcome) && is("catalogue", card.catalogue) && is("vendor", card.vendor) && is("category", card.category)
     && is("verdict", card.verdict) && is("reason", card.why) && card.text.includes(state.q.toLowerCase());
 }
 
 function refresh() {
-  document.documentElement.style.colorScheme = state.theme || "light dark";
+  document.documentElement.style.colorScheme = state.theme || around() || "light dark";
   $("theme").textContent = is_dark() ? "Light theme" : "Dark theme";
   $("q").value = state.q;
   for (const name of CHOICES) $(name).value = state[name];
@@ -156,7 +146,7 @@ function refresh() {
   shown = cards.filter(matches);
   if (Object.hasOwn(SORTS, state.sort)) shown.sort(SORTS[state.sort]);
   active = 0;
-  const filtered = ["q", "outcome", "vendor", "category", "verdict", "reason"].some((name) => state[name]);
+  const filtered = ["q", "outcome", "catalogue", "vendor", "category", "verdict", "reason"].some((name) => state[name]);
   $("count").textContent = filtered ? `${shown.length.toLocaleString("en")} of ${many(cards.length, "product")}` : many(cards.length, "product");
   $("clear").hidden = !filtered;
   $("nothing").hidden = shown.length > 0;
@@ -169,7 +159,10 @@ function refresh() {
   draw();
 }
 
-const is_dark = () => (state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+const is_dark = () => {
+  const theme = state.theme || around();
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
 
 // ---- The list: only what is in sight is in the document -----------------------------------------------------------
 
@@ -239,7 +232,7 @@ function open(position) {
   viewed = position;
   const card = shown[position];
   $("view-sku").textContent = visible(card.sku);
-  badge($("view-badge"), card.outcome);
+  badge($("view-badge"), card.outcome, card.decided);
   $("view-place").textContent = `${(position + 1).toLocaleString("en")} of ${many(shown.length, "product")}`;
   $("previous").disabled = position === 0;
   $("next").disabled = position === shown.length - 1;
@@ -255,7 +248,7 @@ function open(position) {
     value.append(make("bdi", "", visible(String(text))));
     return [make("dt", "", name), value];
   }));
-  $("view-uris").replaceChildren(...[...card.images, ...card.finished ?? []].map(({ uri, width, height, bytes, type, rendition, notes }) => {
+  $("view-uris").replaceChildren(...(card.addresses ?? [...card.images, ...card.finished ?? []]).map(({ uri, width, height, bytes, type, rendition, notes }) => {
     const item = make("li");
     const copy = make("button", "quiet", "Copy");
     copy.type = "button";
@@ -269,15 +262,19 @@ function open(position) {
     return item;
   }));
   $("no-uris").hidden = card.images.length > 0;
+  $("view-more").replaceChildren(...more(card));
   choose(card, 0);
   if (!view.open) view.showModal();
 }
 
 function choose(card, chosen) {
-  const { before, afters } = pictures(card);
+  const found = pictures(card, () => view.open && shown[viewed] === card && choose(card, chosen));
+  const { before, afters } = found ?? { before: null, afters: [] };
   const name = visible(card.sku);
-  show($("view-before"), before, `${name} before`, "No source picture");
-  show($("view-after"), afters[chosen], `${name} after, picture ${chosen + 1} of ${afters.length}`, "No picture");
+  const alt = `${name} after, picture ${chosen + 1} of ${afters.length}`;
+  show($("view-before"), before, `${name} before`, found ? "No source picture" : "Being read");
+  show($("view-after"), afters[chosen], alt, found ? "No picture" : "Being read");
+  enlarge($("view-after").querySelector("img"), full(card, chosen), alt);
   const both = Boolean(before && afters.length);
   $("ways").hidden = !both;
   $("compare").dataset.way = both ? document.querySelector("input[name=way]:checked").value : "beside";
@@ -302,6 +299,14 @@ function choose(card, chosen) {
   $("view-reasons").replaceChildren(...(compared ? image.reasons : []).map((reason) => make("li", "", visible(reason))));
   // The pictures' own shape; what is very tall or wide gets room around it.
   $("compare").style.setProperty("--shape", image ? Math.min(2, Math.max(0.6, image.width / image.height || 1)) : 1);
+}
+
+function enlarge(small, source, alt) {
+  if (!small || !source) return;
+  const large = make("img");
+  large.alt = alt;
+  large.addEventListener("load", () => small.replaceWith(large)); // one that cannot be had stays small
+  large.src = source;
 }
 
 async function copy_text(button, text) {
@@ -329,8 +334,18 @@ function count(values) {
   return counts;
 }
 
+function options(name, values, label) {
+  $(name).replaceChildren($(name).options[0], ...values.map(([value, products]) => {
+    const option = make("option", "", label(value, products));
+    option.value = value;
+    return option;
+  }));
+}
+
+// What is there to be filtered; again when there are more cards.
 function fill() {
   const outcomes = count(cards.map((card) => card.outcome));
+  $("outcomes").replaceChildren();
   for (const [name, products] of [["", cards.length], ...[...OUTCOMES.filter((it) => outcomes.has(it)),
     ...[...outcomes.keys()].filter((it) => !OUTCOMES.includes(it))].map((it) => [it, outcomes.get(it)])]) {
     const button = make("button", "outcome");
@@ -341,15 +356,15 @@ function fill() {
     button.addEventListener("click", () => change({ outcome: state.outcome === name ? "" : name }));
     $("outcomes").append(button);
   }
-  for (const name of ["vendor", "category"]) {
-    for (const [value, products] of [...count(cards.map((card) => card[name] ?? NONE))].sort(([a], [b]) => bySku(a, b))) {
-      const option = make("option", "", `${value === NONE ? "none" : visible(value)} (${products.toLocaleString("en")})`);
-      option.value = value;
-      $(name).append(option);
-    }
+  for (const name of ["catalogue", "vendor", "category"]) {
+    const values = [...count(cards.map((card) => card[name] ?? NONE))].sort(([a], [b]) => bySku(a, b));
+    options(name, values, (value, products) => `${value === NONE ? "none" : visible(value)} (${products.toLocaleString("en")})`);
   }
+  $("catalogue-field").hidden = $("catalogue").length < 3;
   const reasons = [...count(cards.map((card) => card.why).filter(Boolean))].sort(([, a], [, b]) => b - a);
   const failed = reasons.reduce((sum, [, products]) => sum + products, 0);
+  $("failures").replaceChildren();
+  options("reason", reasons, (reason) => visible(words(reason)));
   for (const [reason, products] of reasons) {
     const button = make("button", "failure");
     button.type = "button";
@@ -365,9 +380,6 @@ function fill() {
     const item = make("li");
     item.append(button);
     $("failures").append(item);
-    const option = make("option", "", visible(words(reason)));
-    option.value = reason;
-    $("reason").append(option);
   }
   $("no-failures").hidden = reasons.length > 0;
 }
@@ -397,11 +409,10 @@ addEventListener("keydown", (event) => {
   act();
 });
 
-fill();
 $("q").addEventListener("input", () => change({ q: $("q").value }));
 for (const name of CHOICES) $(name).addEventListener("change", () => change({ [name]: $(name).value }));
 $("clear").addEventListener("click", () => {
-  change({ q: "", outcome: "", vendor: "", category: "", verdict: "", reason: "" });
+  change({ q: "", outcome: "", catalogue: "", vendor: "", category: "", verdict: "", reason: "" });
   $("q").focus();
 });
 $("theme").addEventListener("click", () => change({ theme: is_dark() ? "light" : "dark" }));
@@ -437,6 +448,14 @@ new ResizeObserver(() => {
 }).observe($("products"));
 addEventListener("hashchange", () => { read_address(); refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
+addEventListener("theme", refresh);
 
 read_address();
-refresh();
+addEventListener("cards", () => { // there are cards, or more of them
+  if (view.open) return view.addEventListener("close", () => dispatchEvent(new Event("cards")), { once: true });
+  const at = document.activeElement.matches(".card") ? shown[active] : null;
+  fill();
+  refresh();
+  if (at) go(shown.indexOf(at));
+});
+begin();

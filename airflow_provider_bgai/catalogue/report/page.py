@@ -1,8 +1,9 @@
 """The report a person looks at: ``runs/<run>/report.html``, one file that needs nothing else.
 
-``page.html`` is its frame, ``page.css`` its looks, ``page.js`` what it does; here they become one stream. Everything
-a card shows comes from outside, so the page carries it as JSON that the script puts in as text, never as markup, and
-a content security policy that runs this very script and loads nothing.
+``page.html`` is its frame, ``products.html`` its cards, ``page.css`` its looks, ``report.js`` and ``page.js`` what it
+does; here they become one stream. Everything a card shows comes from outside, so the page carries it as JSON that the
+script puts in as text, never as markup, and a content security policy that runs this very script and loads nothing.
+Cards, looks and ``page.js`` are shared with Airflow's pages (``ui/gallery.py``).
 
 Size: 0.6 kB for a card, and 4/3 of its thumbnails. With 3 kB a thumbnail that is 8.6 kB a product, 86 MB for 10,000.
 The thumbnails of :data:`BLOCK` products are one block of text, and the browser decodes only the cards in sight.
@@ -26,6 +27,9 @@ from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.sources import shown
 
+ROOM = "catalogue/report"
+STYLE, SCRIPT = f"{ROOM}/page.css", f"{ROOM}/page.js"
+"""Of all pages with cards."""
 BLOCK = 25
 IDENTICAL = 999.0
 """PSNR, in dB, that stands for a product that did not change at all; JSON has no infinity."""
@@ -89,14 +93,11 @@ def write_page(
     :param unchanged: how many those are.
     :param notes: facts for the head of the page, by their name.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    frame, style, script = (_read(f"page.{ending}") for ending in ("html", "css", "js"))
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(frame)
     moment = datetime.fromtimestamp(at, UTC)
-    parts = template.generate(
+    parts, _ = framed(
+        f"{ROOM}/page.html",
+        styles=(STYLE,),
+        scripts=(f"{ROOM}/report.js", SCRIPT),
         run=run,
         destination=destination,
         moment=moment.isoformat(timespec="seconds"),
@@ -108,23 +109,37 @@ def write_page(
         paid=_paid(costs.total),
         perhaps=_cell("perhaps", costs.total),
         tables=_tables(costs, settled),
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
-        identical=IDENTICAL,
         blocks=_blocks(cards, Layout(destination)),
     )
     for part in parts:
         file.write(part.encode("utf-8", "replace"))
 
 
+def framed(
+    name: str, *, styles: Iterable[str], scripts: Iterable[str], **known: Any
+) -> tuple[Iterator[str], dict[str, str]]:
+    """A page, piece by piece; and ``style_hash`` and ``script_hash``, as a content security policy names them.
+
+    :param name: of its frame, a file of this package, like ``styles`` and ``scripts``, which stand in it one after
+        the other; it may include others.
+    :param known: what the frame asks for besides ``style``, ``script`` and their hashes.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style, script = ("\n".join(map(_read, names)) for names in (styles, scripts))
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
+    known |= {"style": style, "script": script, "identical": IDENTICAL}
+    return pages.get_template(name).generate(**known, **hashes), hashes
+
+
 def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    return resources.files("airflow_provider_bgai").joinpath(name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names a script or style."""
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -136,10 +151,10 @@ def _blocks(cards: Iterable[Card], layout: Layout) -> Iterator[tuple[list[dict[s
             " ".join(b64encode(picture).decode() if picture else "-" for picture in (card.before, *card.afters))
             for card in batch
         )
-        yield [_say(card.result, layout) for card in batch], "\n".join(lines)
+        yield [said_of(card.result, layout) for card in batch], "\n".join(lines)
 
 
-def _say(result: Result, layout: Layout) -> dict[str, Any]:
+def said_of(result: Result, layout: Layout) -> dict[str, Any]:
     """What a card says. Only what is known: the page leaves the rest out."""
     said = {
         "sku": result.sku,

@@ -1,0 +1,32 @@
+"use strict";
+
+// Where the cards of a report are: in the page itself. The script of all cards, `page.js`, follows.
+
+const BLOCKS_KEPT = 64;
+const blocks = [];
+
+function begin() {
+  for (const block of document.querySelectorAll("script.cards")) {
+    for (const [line, said] of JSON.parse(block.textContent).entries()) take({ ...said, block: blocks.length, line });
+    blocks.push(block.nextElementSibling);
+    block.nextElementSibling.remove();
+    block.remove();
+  }
+  dispatchEvent(new Event("cards"));
+}
+
+// Thumbnails stay base64 text until their card is in sight; the blocks looked at last are kept split.
+const split = new Map();
+function pictures(card) {
+  const lines = split.get(card.block) ?? blocks[card.block].textContent.split("\n");
+  split.delete(card.block);
+  split.set(card.block, lines);
+  if (split.size > BLOCKS_KEPT) split.delete(split.keys().next().value);
+  const [before, ...afters] = lines[card.line].split(" ")
+    .map((data) => (data === "-" ? null : `data:image/webp;base64,${data}`));
+  return { before, afters };
+}
+
+const full = () => null;
+const more = () => [];
+const around = () => "";
