@@ -13,6 +13,7 @@ except ImportError:  # Airflow 2.11
     from airflow.operators.empty import EmptyOperator  # type: ignore[no-redef]
 
 from airflow_provider_bgai.operators._lineage import alias
+from airflow_provider_bgai.operators._notify import Notifiers
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -39,6 +40,8 @@ class CatalogueTaskGroup(TaskGroup):
         :class:`~airflow_provider_bgai.operators.catalogue.GenerateCatalogueOperator`.
     :param sign_conn_id: see there, too.
     :param max_failure_ratio: publish unless more than this share of the wanted pictures failed.
+    :param notifiers: Airflow's notifiers, or whatever is called with a task's context: ``publish`` calls them where
+        something waits for a person (:mod:`airflow_provider_bgai.operators._notify`).
     :param outlets: assets to be updated by publishing; None for one named by the destination or, where that is a
         template, for the alias ``<dag_id>.<group_id>`` (not before Airflow 3.0).
     """
@@ -62,6 +65,7 @@ class CatalogueTaskGroup(TaskGroup):
         on_unknown_outcome: OnUnknownOutcome = "hold",
         sign_conn_id: str | None = None,
         max_failure_ratio: float = 0.2,
+        notifiers: Notifiers = None,
         outlets: Sequence[Any] | None = None,
         aws_conn_id: str | None = "aws_default",
         extra_args: Mapping[str, Any] | None = None,
@@ -108,6 +112,7 @@ class CatalogueTaskGroup(TaskGroup):
                 task_id="publish",
                 plan=plan.output["plan"],  # type: ignore[index]  # resolved when it runs
                 max_failure_ratio=max_failure_ratio,
+                notifiers=notifiers,
                 aws_conn_id=aws_conn_id,
                 extra_args=extra_args,
                 outlets=list(outlets),
