@@ -20,8 +20,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.exceptions import TooManyFailuresError
-from airflow_provider_bgai.operators._task import failures
+from airflow_provider_bgai.exceptions import BgaiError, TooManyFailuresError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -49,12 +48,14 @@ def tell(
 
     :param came: what publishing came to.
     """
+    from airflow_provider_bgai.storage import store_errors
+
     asked = [notifiers] if callable(notifiers) else list(notifiers or ())
     if not asked:
         return
     try:
         found = waiting(storage, run, came)
-    except (*failures(), OSError, LookupError, ValueError) as error:  # or a mark is none of ours
+    except store_errors(BgaiError, OSError, LookupError, ValueError) as error:  # also what is no mark of ours
         log.warning("Nobody is told what waits for a person: %s", error)
         return
     for notifier in asked if found["events"] else ():

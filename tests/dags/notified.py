@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_provider_bgai.operators._notify import Notifiers
 from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 from tests.dags.catalogue import CATALOGUE_PARAMS, NIGHT
 from tests.operators.listeners import Broken, Listener, break_down
 
-for kind, notifiers in {
+KINDS: dict[str, Notifiers] = {
     "notified": Listener(),
     "notified_badly": [Broken(), Listener("{{ nothing.of_that_name }}"), break_down, Listener()],
-}.items():
+}
+
+for kind, notifiers in KINDS.items():
     with DAG(
         f"catalogue_{kind}",
         schedule=None,
