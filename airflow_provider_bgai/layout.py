@@ -127,7 +127,8 @@ class Layout:
         """Prefix of what people decided about all calls."""
         return f"{self.folder}/decisions/"
 
-    def stopped(self, conn_id: str) -> str:
+    def stopped(self, conn_id: str = "") -> str:
+        """The mark of a stopped connection, or the prefix of all of them."""
         return f"{self.folder}/stopped/{segment(conn_id)}"
 
     # --- books, budget, store

@@ -1,14 +1,17 @@
-"""Servers on this machine that answer whatever a test wants: a website, and a proxy before it."""
+"""Servers on this machine that answer whatever a test wants: a website, a proxy before it, and a mailbox."""
 
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -130,6 +133,34 @@ def serving_proxy() -> Iterator[Proxy]:
 
     with _serving(Handler) as proxy.url:
         yield proxy
+
+
+@contextmanager
+def serving_mail() -> Iterator[tuple[int, list[EmailMessage]]]:
+    """A mail server that takes everything: its port, and the mails."""
+    mails: list[EmailMessage] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 here\r\n")
+            while line := self.rfile.readline():
+                match line.split()[0].upper():
+                    case b"DATA":
+                        self.wfile.write(b"354 go on\r\n")
+                        data = b"".join(iter(self.rfile.readline, b".\r\n"))
+                        mails.append(message_from_bytes(data, EmailMessage, policy=policy.default))
+                        self.wfile.write(b"250 taken\r\n")
+                    case b"QUIT":
+                        self.wfile.write(b"221 bye\r\n")
+                        return
+                    case _:
+                        self.wfile.write(b"250 well\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server.server_address[1], mails
+        server.shutdown()
 
 
 @contextmanager

@@ -39,6 +39,19 @@ Came = Literal["landed", "vain", "free"]
 """What a call came to: something publishable, nothing for perhaps its money, nothing for no money."""
 
 
+def stopped_in(storage: Storage, layout: Layout, run: str) -> list[str]:
+    """The connections that a run has stopped, by their IDs."""
+    found = []
+    for uri in storage.list_uris(layout.stopped()):
+        try:
+            stop = json.loads(storage.read(uri))
+        except FileNotFoundError:  # another run has just got something for its money
+            continue
+        if stop["run"] == run:
+            found.append(stop["conn_id"])
+    return sorted(found)
+
+
 class LaterError(Exception):
     """The connection is full, and nothing of what is under way can end in this pass: begin it in the next one."""
 
@@ -138,9 +151,11 @@ class Brake:
         often = "once more" if self._was_stopped else f"{self._in_vain} times in a row"
         self.closed = f"stopped for this run: paid {often} for nothing that can be published ({error})"
         log.error("%s is %s", self.conn_id, self.closed)
-        body = json.dumps({"run": self.run, "owner": self.owner, "why": str(error)[:500]}).encode()
+        stop = {"conn_id": self.conn_id, "run": self.run, "owner": self.owner, "why": str(error)[:500]}
         try:
-            await asyncio.to_thread(self.storage.put, self.uri, body, content_type="application/json")
+            await asyncio.to_thread(
+                self.storage.put, self.uri, json.dumps(stop).encode(), content_type="application/json"
+            )
         except store_errors() as problem:
             log.warning("%s: that could not be written down: %s", self.uri, problem)
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_bgai.exceptions import BgaiError
+from airflow_provider_bgai.exceptions import BgaiError, TooManyFailuresError
 from airflow_provider_bgai.models import number
-from airflow_provider_bgai.operators import _metrics
+from airflow_provider_bgai.operators import _metrics, _notify
 from airflow_provider_bgai.operators._lineage import OpenLineage, update
 from airflow_provider_bgai.operators._shard import ShardTask, label_of, signer
 from airflow_provider_bgai.operators._task import (
@@ -327,6 +327,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
 
     :param plan: what ``PlanCatalogueOperator`` told under the key ``plan``: ``plan.output["plan"]``.
     :param max_failure_ratio: publish unless more than this share (0 to 1) of the wanted pictures failed.
+    :param notifiers: who is told that something waits for a person: see :mod:`airflow_provider_bgai.operators._notify`.
     :param extra_args: as in :class:`PlanCatalogueOperator`.
     """
 
@@ -338,6 +339,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
         *,
         plan: Mapping[str, Any],
         max_failure_ratio: float = 0.2,
+        notifiers: _notify.Notifiers = None,
         aws_conn_id: str | None = "aws_default",
         extra_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -345,6 +347,7 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
         super().__init__(**kwargs)
         self.plan = plan
         self.max_failure_ratio = max_failure_ratio
+        self.notifiers = notifiers
         self.aws_conn_id = aws_conn_id
         self.extra_args = extra_args
 
@@ -367,17 +370,15 @@ class PublishCatalogueOperator(Shown, OpenLineage, BaseOperator):
             _metrics.count_calls(settle_all(ledger, accounts, run.name), run.name)
             _metrics.count_hooks(accounts.opened)
             published = publish(storage, run.layout.root, run.name, max_failure_ratio=allowed)
+        except TooManyFailuresError as error:
+            _notify.tell(self.notifiers, context, storage, run, error)
+            fail(error)
         except failures() as error:
             fail(error)
-        costs = published.costs
-        report = {
-            **published.model_dump(mode="json", exclude={"costs", "settled"}),
-            "paid": {currency: float(money) for currency, money in costs.paid.items()},
-            "charged": costs.charged,
-            "perhaps": costs.perhaps.pictures,
-        }
+        report = published.told()
         self.writes = [run.layout.root]
         update(context, self.outlets, run.layout.root, report)
+        _notify.tell(self.notifiers, context, storage, run, published)
         return report
 
 

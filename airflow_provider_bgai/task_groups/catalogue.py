@@ -13,6 +13,7 @@ except ImportError:  # Airflow 2.11
     from airflow.operators.empty import EmptyOperator  # type: ignore[no-redef]
 
 from airflow_provider_bgai.operators._lineage import alias
+from airflow_provider_bgai.operators._notify import Notifiers
 from airflow_provider_bgai.operators.catalogue import (
     GenerateCatalogueOperator,
     PlanCatalogueOperator,
@@ -43,6 +44,8 @@ class CatalogueTaskGroup(TaskGroup):
     :param review: whether a person is asked before ``publish``, by a task ``review``: ``"none"``; ``"quarantined"``:
         where something is in quarantine or held; ``"all"``: whenever the shop would change. See
         :class:`~airflow_provider_bgai.operators.review.ReviewCatalogueOperator`. No answer means: do not publish.
+    :param notifiers: Airflow's notifiers, or whatever is called with a task's context: ``publish`` calls them where
+        something waits for a person (:mod:`airflow_provider_bgai.operators._notify`).
     :param outlets: assets to be updated by publishing; None for one named by the destination or, where that is a
         template, for the alias ``<dag_id>.<group_id>`` (not before Airflow 3.0).
     """
@@ -67,6 +70,7 @@ class CatalogueTaskGroup(TaskGroup):
         sign_conn_id: str | None = None,
         max_failure_ratio: float = 0.2,
         review: Review = "none",
+        notifiers: Notifiers = None,
         outlets: Sequence[Any] | None = None,
         aws_conn_id: str | None = "aws_default",
         extra_args: Mapping[str, Any] | None = None,
@@ -113,6 +117,7 @@ class CatalogueTaskGroup(TaskGroup):
                 task_id="publish",
                 plan=plan.output["plan"],  # type: ignore[index]  # resolved when it runs
                 max_failure_ratio=max_failure_ratio,
+                notifiers=notifiers,
                 aws_conn_id=aws_conn_id,
                 extra_args=extra_args,
                 outlets=list(outlets),

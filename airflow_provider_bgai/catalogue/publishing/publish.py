@@ -39,7 +39,7 @@ from airflow_provider_bgai.catalogue.publishing.switch import Switch
 from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry, Place, Turn, load_current
 from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, run_costs
 from airflow_provider_bgai.catalogue.report.page import Card, write_page
-from airflow_provider_bgai.catalogue.report.story import Tally, of_costs
+from airflow_provider_bgai.catalogue.report.story import Tally, of_costs, of_shop
 from airflow_provider_bgai.catalogue.results import Result
 from airflow_provider_bgai.catalogue.state import write_state
 from airflow_provider_bgai.exceptions import (
@@ -96,6 +96,15 @@ class Published(BaseModel):
     outcomes_uri: str | None = None
     report: str | None = None
     feeds: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """As it goes to XCom and to the asset's event."""
+        return {
+            **self.model_dump(mode="json", exclude={"costs", "settled"}),
+            "paid": {currency: float(money) for currency, money in self.costs.paid.items()},
+            "charged": self.costs.charged,
+            "perhaps": self.costs.perhaps.pictures,
+        }
 
 
 class Preview(BaseModel):
@@ -361,8 +370,8 @@ def _published(switch: Switch, **of_the_run: Any) -> Published:
     products, pictures = scratch.count_wanted()
     before = f"to go back to {current.previous}: RollbackCatalogueOperator" if current.previous else "the first version"
     log.info(
-        "Published: %s shows %d picture(s) of %d product(s); %d file(s) copied, %d removed; %s",
-        *(place.layout.root, pictures, products, switch.copied, switch.removed, before),
+        "%s; %d file(s) copied, %d removed; %s",
+        *(of_shop(place.layout.root, pictures, products), switch.copied, switch.removed, before),
     )
     if switch.feeds:
         log.info("Feeds for the shop's importers: %s", ", ".join(switch.feeds))

@@ -146,6 +146,11 @@ def of_costs(costs: Costs) -> str:
     return f"paid: {money(costs.paid)} for {costs.charged:,} picture(s){unpriced}{more}"
 
 
+def of_shop(root: str, pictures: int, products: int) -> str:
+    """What the shop shows."""
+    return f"Published: {root} shows {pictures:,} picture(s) of {products:,} product(s)"
+
+
 def of_to_do(words: Iterable[tuple[str, str, str]], root: str) -> list[str]:
     """What a person does, a line for each thing to be done.
 
@@ -207,17 +212,25 @@ class Tally:
         found = [(outcome, reason, kind) for (outcome, reason, _), kind in self.kinds.items()]
         return sorted(found, key=lambda it: (_ORDER.index(it[0]), -it[2].count))
 
-    def short(self) -> str:
-        """Counts alone: ``93 bought, 2 failed``."""
+    def counts(self) -> dict[str, int]:
+        """Products by what became of them."""
         counts: dict[str, int] = {}
         for outcome, _, kind in self._sorted():
             counts[outcome] = counts.get(outcome, 0) + kind.count
-        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
+        return counts
+
+    def short(self) -> str:
+        """Counts alone: ``93 bought, 2 failed``."""
+        return ", ".join(f"{count:,} {outcome}" for outcome, count in self.counts().items())
+
+    def to_do(self, root: str) -> list[str]:
+        """What is to be done, a line each. :param root: the catalogue."""
+        words = ((outcome, reason, kind.skus[0] if kind.skus else "") for outcome, reason, kind in self._sorted())
+        return of_to_do(words, root)
 
     def told(self, root: str) -> str:
         """The table, and what is to be done. :param root: the catalogue."""
-        words = ((outcome, reason, kind.skus[0] if kind.skus else "") for outcome, reason, kind in self._sorted())
-        return "\n".join([str(self), *of_to_do(words, root)])
+        return "\n".join([str(self), *self.to_do(root)])
 
     def __str__(self) -> str:
         found = self._sorted()
