@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from airflow_provider_bgai.catalogue.report.story import of_costs
+from airflow_provider_bgai.catalogue.report.story import MESSAGE, of_costs
 from airflow_provider_bgai.layout import Run
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def body_of(preview: Preview, gallery: str | None, pictures: Mapping[str, str]) 
     lines += ["", _escaped(of_costs(preview.costs)), ""]
     if gallery:
         lines += [f"[Look at the pictures, and accept, reject or buy again]({gallery}) before you answer.", ""]
-    lines += [f"- **{_escaped(sku)}**: {_escaped(why)}" for sku, why in preview.doubtful.items()]
+    lines += [
+        f"- **{_escaped(sku)}**: {_escaped(shorten(why, MESSAGE, placeholder=' …'))}"
+        for sku, why in preview.doubtful.items()
+    ]
     lines += ["", " ".join(f"![{_escaped(sku)}]({address})" for sku, address in pictures.items()), ""]
     lines.append("What is accepted or rejected by then is published, or not, with this run.")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
@@ -22,7 +22,7 @@ from airflow_provider_bgai.catalogue.review import (
 )
 from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._task import Accounts, fail, failures, open_storage
-from airflow_provider_bgai.ui.links import RUN, Shown
+from airflow_provider_bgai.ui.links import RUN, Shown, route
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 ASKS_PEOPLE = AIRFLOW_V_3_1_PLUS
 """Whether Airflow can ask people by itself."""
+SHEET = 12
+"""Pictures that are shown with the question."""
 
 
 class _Look(Shown):
@@ -159,8 +161,15 @@ if ASKS_PEOPLE:
                 self.log.info("There is nothing that a person has to look at")
                 return None
             # Not by the constructor: what stands in them comes from outside, and is no template.
-            self.subject, self.body = subject_of(seen), body_of(seen, _gallery(context), {})
+            self.subject, self.body = subject_of(seen), body_of(seen, _gallery(context), self._pictures(context))
             return super().execute(context)
+
+        def _pictures(self, context: Context) -> dict[str, str]:
+            """Addresses of some new pictures, relative to the base of Airflow's pages, by SKU."""
+            from airflow_provider_bgai.ui.gallery import Gallery
+
+            places, address = Gallery(*self._opened()).samples(SHEET), route(context["ti"], "full")
+            return {sku: f"{address}?{urlencode({'at': place, 'index': 1})}" for sku, place in places.items()}
 
         def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
             """Write the answer down, and go by it."""

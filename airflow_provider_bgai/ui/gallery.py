@@ -148,6 +148,15 @@ class Gallery:
         call = decide_about(self.ledger, str(result.fingerprint), what, by=by, seed=seed)
         return _decided(read_note(self.storage, self.layout, call)) or {}
 
+    def samples(self, count: int) -> dict[str, str]:
+        """Products with a new picture, those in quarantine first, at most so many: their places, by SKU."""
+        found: dict[bool, dict[str, str]] = {True: {}, False: {}}
+        for place, result in self._results():
+            kind = found[result.outcome == "quarantined"]
+            if (result.images or result.quarantined) and len(kind) < count:
+                kind[result.sku] = place
+        return dict(islice((found[True] | found[False]).items(), count))
+
     def figures(self) -> dict[str, Any]:
         """What the catalogue has spent by day and month, newest last, and how many products wait for a decision."""
         today = datetime.fromtimestamp(self.storage.now(), UTC).date()

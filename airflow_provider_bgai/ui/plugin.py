@@ -14,7 +14,7 @@ _ICON = (
     "%3Cpath d='M4 18l6-5 4 3 3-3 4 4'/%3E%3C/svg%3E"
 )
 _RUN = f"{PREFIX.strip('/')}/dags/{{DAG_ID}}/runs/{{RUN_ID}}"
-_OURS = ["PlanCatalogueOperator", "GenerateCatalogueOperator", "PublishCatalogueOperator"]
+_OURS = [f"{name}CatalogueOperator" for name in ("Plan", "Generate", "Review", "Publish")]
 
 # Addresses without a slash before them begin where Airflow's pages do, wherever they are served.
 VIEWS: list[dict[str, Any]] = [

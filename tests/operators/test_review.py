@@ -130,5 +130,5 @@ def test_what_comes_from_outside_is_no_markdown(sku, why):
 
 def _seen(**fields: Any) -> Preview:
     known: dict[str, Any] = {"run": "r", "outcomes": {}, "failure_ratio": 0.0, "changes": 0, "costs": Costs()}
-    known |= {"doubtful": {}, "pictures": [], "outcomes_uri": "s3://a/b", "report": "s3://a/c"}
+    known |= {"doubtful": {}, "outcomes_uri": "s3://a/b", "report": "s3://a/c"}
     return Preview(**(known | fields))

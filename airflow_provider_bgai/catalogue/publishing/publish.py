@@ -112,7 +112,7 @@ class Preview(BaseModel):
 
     :param outcomes, failure_ratio, costs: as in :class:`Published`.
     :param changes: files of the shop that would be written or removed.
-    :param doubtful: SKUs in quarantine or held, with the reason; ``pictures``: SKUs with new pictures. Some of them.
+    :param doubtful: SKUs in quarantine or held, with the reason: some of them.
     """
 
     run: str
@@ -121,7 +121,6 @@ class Preview(BaseModel):
     changes: int
     costs: Costs
     doubtful: dict[str, str]
-    pictures: list[str]
     outcomes_uri: str
     report: str
 
@@ -215,7 +214,6 @@ def preview(storage: Storage, destination: str, run: str, *, workers: int = 10) 
             changes=sum(1 for _ in scratch.touched()),
             costs=report.own.total,
             doubtful={it.sku: it.error or "" for it in islice(doubtful, EXAMPLES)},
-            pictures=[it.sku for batch in scratch.changed() for it in batch if it.images][:EXAMPLES],
             outcomes_uri=place.run.outcomes,
             report=place.run.report,
         )
