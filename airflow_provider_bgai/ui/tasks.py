@@ -15,13 +15,14 @@ from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
-from sqlalchemy import and_, select
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from airflow_provider_bgai.exceptions import BgaiError
 from airflow_provider_bgai.layout import Run
 from airflow_provider_bgai.ui.links import PREFIX, route, run_in
 
-LATEST = 500
+LATEST = 200
 """Plans that are looked at for a list of all catalogues."""
 
 
@@ -67,8 +68,13 @@ class Planned:
 def fields_of(instance: Instance) -> Mapping[str, Any] | None:
     """The template fields that a task ran with; None if Airflow does not know them (any more)."""
     with create_session(scoped=False) as session:
-        task = TaskInstance.get_task_instance(**vars(instance), session=session)
-        return (task and RenderedTaskInstanceFields.get_templated_fields(task, session=session)) or None
+        return _fields_of(instance, session)
+
+
+def _fields_of(instance: Instance, session: Session) -> Mapping[str, Any] | None:
+    # By Airflow's own methods: from 3.4 on they are kept otherwise.
+    task = TaskInstance.get_task_instance(**vars(instance), session=session)
+    return (task and RenderedTaskInstanceFields.get_templated_fields(task, session=session)) or None
 
 
 def landed_by(instance: Instance, index: int) -> str | None:
@@ -91,22 +97,22 @@ def planned(dag_ids: Collection[str], run_id: str | None = None) -> Iterator[Pla
 
     :param run_id: of Airflow's run; None: of the latest ones.
     """
-    told, fields = XComModel, RenderedTaskInstanceFields
-    same = [getattr(told, name) == getattr(fields, name) for name in ("dag_id", "run_id", "task_id", "map_index")]
+    told = XComModel
     query = (
-        select(told.dag_id, told.run_id, told.task_id, told.map_index, fields.rendered_fields, told.timestamp)
-        .join(fields, and_(*same))
+        select(told.dag_id, told.run_id, told.task_id, told.map_index, told.timestamp)
         .where(told.key == "plan", told.dag_id.in_(dag_ids))
         .order_by(told.timestamp.desc(), told.task_id)
     )
     query = query.limit(LATEST) if run_id is None else query.where(told.run_id == run_id)
     with create_session(scoped=False) as session:
-        rows = session.execute(query).all()
-    for *names, found, at in rows:
-        instance = Instance(*names)
+        found = []
+        for dag_id, found_run_id, task_id, map_index, at in session.execute(query).all():
+            instance = Instance(dag_id, found_run_id, task_id, map_index)
+            found.append((instance, at, _fields_of(instance, session) or {}))
+    for instance, at, fields in found:
         try:
-            run = run_in(found, instance) if "manifest" in found and "aws_conn_id" in found else None
+            run = run_in(fields, instance) if "manifest" in fields and "aws_conn_id" in fields else None
         except BgaiError:
             continue
         if run is not None:
-            yield Planned(instance, run, found["aws_conn_id"], at)
+            yield Planned(instance, run, fields["aws_conn_id"], at)

@@ -35,7 +35,11 @@ def client(airflow_db: None) -> Iterator[TestClient]:
 
     with pytest.MonkeyPatch.context() as patch:
         # What it finds by the entry point, in an environment that may have been installed before there was one.
-        patch.setattr(plugins_manager, "get_fastapi_plugins", lambda: (BgaiPlugin().fastapi_apps, []))
+        if hasattr(plugins_manager, "get_fastapi_plugins"):
+            patch.setattr(plugins_manager, "get_fastapi_plugins", lambda: (BgaiPlugin().fastapi_apps, []))
+        else:  # Airflow 3.1
+            patch.setattr(plugins_manager, "fastapi_apps", BgaiPlugin().fastapi_apps)
+            patch.setattr(plugins_manager, "fastapi_root_middlewares", [])
         app = create_app(apps="core")
     with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
         yield client
