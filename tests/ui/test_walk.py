@@ -24,6 +24,7 @@ from demo.rest import AirflowApi
 from demo.run import EXAMPLES, SETTINGS, upload_catalogue
 from demo.services import AirflowService, S3Service, airflow_standalone
 from tests.browser import open_chromium
+from tests.catalogue.nights import Catalogue
 from tests.conftest import KEYS, VENDORS, vendor_connection
 from tests.operators.conftest import wait_until
 
@@ -159,11 +160,24 @@ def open_tab(page: Page, address: str) -> FrameLocator:
     return tab
 
 
+def decide(page: Page, tab: FrameLocator, position: int, button: str, *, seed: str = "") -> None:
+    """Open a card, press one of its buttons, and close it again."""
+    tab.locator(".card").nth(position).click()
+    if seed:
+        tab.get_by_label("with seed").fill(seed)
+    tab.get_by_role("button", name=button, exact=True).click()
+    expect(tab.get_by_role("status").last).to_have_text(f"{button}: written down. The next run goes by it.")
+    if seed:
+        shoot(page, "decide")
+    tab.get_by_role("button", name="Close").click()
+
+
 def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi, storage: Storage, box: Any):
     for vendor in VENDORS:
         with suppress(httpx.HTTPStatusError):  # it was made in a form before
             api.add_connection(f"{vendor}_default", vendor_connection(box, vendor, {"price_per_image": 0.05}))
-    box.fault("picwish", "redrawn_product", times=1, on="download")
+    box.fault("photoroom", "redrawn_product", times=2, on="submit")
+    box.fault("photoroom", "drop_after_charge", times=1, on="submit")
     api.turn_on("nightly_catalogue")
     (run_id,) = wait_until(lambda: api.run_ids("nightly_catalogue"))  # today's begins by itself
     wait_until(lambda: api.run_state("nightly_catalogue", run_id) in ("success", "failed"), seconds=400)
@@ -175,14 +189,15 @@ def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi,
     expect(tab.locator("#count")).to_have_text("60 products")
     expect(tab.locator("#catalogues li")).to_have_count(len(VENDORS))
     shoot(page, "gallery")
-    tab.get_by_role("button", name="Quarantined 1").click()
-    tab.locator(".card").click()
-    tab.get_by_role("button", name="Buy again").click()
-    expect(tab.get_by_role("status").last).to_have_text("Buy again: written down. The next run goes by it.")
-    shoot(page, "decide")
-    decisions = Layout("s3://catalogue/backgrounds/picwish").decisions
-    (note,) = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(decisions)]
-    assert (note.what, note.by) == ("buy", airflow.username)
+    tab.get_by_role("button", name="Quarantined 2").click()
+    decide(page, tab, 1, "Accept")
+    decide(page, tab, 0, "Buy again", seed="42")
+    tab.get_by_role("button", name="Held 1").click()
+    decide(page, tab, 0, "Release")
+    decisions = Layout("s3://catalogue/backgrounds/photoroom").decisions
+    notes = [Note.model_validate_json(storage.read(it.uri)) for it in storage.list(decisions)]
+    assert sorted(note.what for note in notes) == ["accept", "buy", "release"]
+    assert {note.by for note in notes} == {airflow.username}
 
     tab = open_tab(page, f"{run}/tasks/picwish.generate/mapped/0")
     expect(tab.locator("#count")).to_have_text("12 products")
@@ -202,3 +217,15 @@ def test_the_morning_after(page: Page, airflow: AirflowService, api: AirflowApi,
     page.reload()
     expect(tab.locator(".waiting").first).to_have_text("Nothing waits for a decision.")
     shoot(page, "catalogues")
+
+    again = api.trigger("nightly_catalogue")
+    wait_until(lambda: api.run_state("nightly_catalogue", again) in ("success", "failed"), seconds=400)
+    report = api.result("nightly_catalogue", again, "photoroom.publish")
+    # The first night published nothing of Photoroom's: three of twelve are too many. It bought none of them in vain.
+    assert report["outcomes"] == {"reused": 10, "bought": 2}
+    assert report["pictures"] == 24, "each with its card"
+    photoroom = Catalogue(storage, "s3://catalogue/backgrounds/photoroom", box)
+    assert [call.number for call in photoroom.records() if call.seed == 42 and call.state == "landed"] == [2]
+    # Twelve by night, one of them never answered; two by the decisions.
+    assert (photoroom.bounds()["photoroom"], box.images_charged("photoroom")) == ((13, 1), 14)
+    assert box.images_charged() == 5 * 12 + 2
