@@ -33,9 +33,14 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
-def site(client: Any) -> Iterator[str]:
-    """The address of Airflow's API server, in this process."""
+def site(client: Any, reviewed: Night) -> Iterator[str]:
+    """The address of Airflow's API server, in this process. It knows of this module's catalogue alone."""
     import uvicorn
+
+    from airflow_provider_bgai.ui import routes, tasks
+
+    def of_this_module(*asked: Any) -> Iterator[Any]:
+        return (it for it in tasks.planned(*asked) if it.run.layout.root == reviewed.destination)
 
     port = free_port()
     server = uvicorn.Server(
@@ -45,7 +50,9 @@ def site(client: Any) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "planned", of_this_module)
+        yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
 
