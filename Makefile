@@ -43,7 +43,7 @@ ui: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m tests.browser
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What meets Airflow: operators, sensors, triggers, the package's provider info and the forms of its connections.
 MEETS_AIRFLOW := tests/operators tests/sensors tests/triggers tests/test_provider_info.py
