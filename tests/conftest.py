@@ -85,11 +85,13 @@ hypothesis.settings.load_profile("tests")
 SLOW = (
     "test_real_airflow.py",
     "test_real_airflow_2.py",
+    "test_walk.py",
     "test_catalogue.py",
     "test_runs.py",
     "test_logs.py",
     "test_chaos.py",
     "test_ledger_model.py",
+    "test_hostile.py",
 )
 
 
