@@ -37,7 +37,6 @@ ELSEWHERE = {
     "operators/_metrics.py": "operators/test_metrics.py",
     "sandbox/accidents.py": "sandbox/test_faults.py",
     "sandbox/vendor.py": "sandbox/test_server.py",
-    "ui/tasks.py": "ui/test_routes.py",
 }
 """Where the tests are of modules that have none of their own name, and that no test imports."""
 

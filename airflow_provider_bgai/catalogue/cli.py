@@ -15,12 +15,8 @@ from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decisions import decide_about
 from airflow_provider_bgai.buying.record import Call
 from airflow_provider_bgai.catalogue.report.costs import catalogue_costs
-from airflow_provider_bgai.catalogue.results import Result
-from airflow_provider_bgai.catalogue.review import write_answer
-from airflow_provider_bgai.catalogue.state import read_state
+from airflow_provider_bgai.catalogue.review import wish_of, write_answer
 from airflow_provider_bgai.exceptions import InvalidRequestError
-from airflow_provider_bgai.layout import run_of
-from airflow_provider_bgai.lines import stream_lines
 from airflow_provider_bgai.storage import Storage
 
 DECISIONS = {
@@ -115,7 +111,7 @@ def _restore(ledger: Ledger, args: argparse.Namespace) -> int:
 def _decide(ledger: Ledger, args: argparse.Namespace) -> int:
     import getpass
 
-    fingerprint = args.fingerprint or _fingerprint_of(ledger, args.sku)
+    fingerprint = args.fingerprint or wish_of(ledger, args.sku)
     by, more = getpass.getuser(), {"seed": args.seed, "conn_id": args.conn_id}
     call = decide_about(ledger, fingerprint, args.what, by=by, **more)
     _say(f"{args.what}: {call.what}, sent by {call.run} for {call.sku or 'no SKU'}. The next run goes by it")
@@ -131,21 +127,6 @@ def _answer(ledger: Ledger, args: argparse.Namespace) -> int:
     write_answer(ledger.storage, run, args.what, by=getpass.getuser())
     _say(f"{args.what}: {args.run}. The task that waits for it goes by it")
     return 0
-
-
-def _fingerprint_of(ledger: Ledger, sku: str) -> str:
-    """The wish of a product: in the outcomes of the latest run, else what its published picture was made from."""
-    storage, layout = ledger.storage, ledger.layout
-    listed = storage.list(f"{layout.folder}/runs/")
-    runs = [item for item in listed if item.uri.endswith("/outcomes.jsonl") and item.uri == run_of(item.uri).outcomes]
-    if runs:
-        latest = max(runs, key=lambda item: item.modified)
-        for result in stream_lines(storage, latest.uri, Result):
-            if result.sku == sku and result.fingerprint:
-                return result.fingerprint
-    for state in read_state(storage, layout.root, [sku]):
-        return state.fingerprint
-    raise InvalidRequestError(f"--sku={sku!r}: the latest run has no wish for it, and nothing of it is published")
 
 
 def _list(calls: Iterable[Call], what: str) -> None:

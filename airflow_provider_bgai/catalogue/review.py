@@ -1,4 +1,4 @@
-"""A person's word before a run is published: whether one is asked for, what is asked, and the answer on record.
+"""A person's word: whether a run is to be published, what is asked then, the answer on record; of which wish a SKU is.
 
 Airflow 3.1 and later ask by themselves, and the answer is written down here, too; before, ``bgai-ledger approve`` and
 ``refuse`` write it, and the reviewing task waits for it.
@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_bgai.catalogue.report.story import MESSAGE, of_costs
-from airflow_provider_bgai.layout import Run
+from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import Run, run_of
+from airflow_provider_bgai.lines import stream_lines
 
 if TYPE_CHECKING:
+    from airflow_provider_bgai.buying.calls import Ledger
     from airflow_provider_bgai.catalogue.publishing.publish import Preview
     from airflow_provider_bgai.storage import Storage
 
@@ -54,6 +58,27 @@ def read_answer(storage: Storage, run: Run, asked_at: float) -> Answer | None:
     except FileNotFoundError:
         return None
     return answer if answer.at >= asked_at else None
+
+
+def wish_of(ledger: Ledger, sku: str) -> str:
+    """The wish of a product: in the outcomes of the latest run, else what its published picture was made from.
+
+    :returns: its fingerprint.
+    :raises InvalidRequestError: if there is none.
+    """
+    from airflow_provider_bgai.catalogue.state import read_state
+
+    storage, layout = ledger.storage, ledger.layout
+    listed = storage.list(f"{layout.folder}/runs/")
+    runs = [item for item in listed if item.uri.endswith("/outcomes.jsonl") and item.uri == run_of(item.uri).outcomes]
+    if runs:
+        latest = max(runs, key=lambda item: item.modified)
+        for result in stream_lines(storage, latest.uri, Result):
+            if result.sku == sku and result.fingerprint:
+                return result.fingerprint
+    for state in read_state(storage, layout.root, [sku]):
+        return state.fingerprint
+    raise InvalidRequestError(f"sku={sku!r}: the latest run has no wish for it, and nothing of it is published")
 
 
 def subject_of(preview: Preview) -> str:

@@ -1,5 +1,5 @@
 """A person looks at a run between its generating and its publishing: in Airflow where it asks people (3.1 and later),
-else by a command."""
+else by a command; and decides about pictures, at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    BaseOperator,
+    BaseSensorOperator,
+)
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
 from airflow_provider_bgai.catalogue.review import (
@@ -18,11 +23,13 @@ from airflow_provider_bgai.catalogue.review import (
     is_asked_for,
     read_answer,
     subject_of,
+    wish_of,
     write_answer,
 )
+from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._task import Accounts, fail, failures, open_storage
-from airflow_provider_bgai.ui.links import RUN, Shown, route
+from airflow_provider_bgai.ui.links import RUN, LocationLink, Shown, route
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -184,6 +191,61 @@ if ASKS_PEOPLE:
 
 else:
     ReviewCatalogueOperator = ReviewCatalogueSensor  # type: ignore[assignment,misc]
+
+
+class DecideCatalogueOperator(Shown, BaseOperator):
+    """Write decisions about pictures down, and publish anew what the shop shows: accepted pictures come into it, and
+    rejected ones leave it, at once. Nothing is bought here: what is to be bought again, the next run buys.
+
+    :param destination: the catalogue's ``s3://bucket/prefix``.
+    :param decisions: mappings of ``sku``, ``what`` (``accept``, ``reject``, ``buy``, ``release``, ``keep``), and of
+        ``buy`` perhaps ``seed`` and ``conn_id``. None: what was decided elsewhere is carried out.
+    :param by: who decides, for the record.
+    """
+
+    template_fields: Sequence[str] = ("destination", "decisions", "by", "aws_conn_id")
+    operator_extra_links = (LocationLink(),)
+
+    def __init__(
+        self,
+        *,
+        destination: str,
+        decisions: Sequence[Mapping[str, Any]] = (),
+        by: str = "",
+        aws_conn_id: str | None = "aws_default",
+        extra_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.destination = destination
+        self.decisions = decisions
+        self.by = by
+        self.aws_conn_id = aws_conn_id
+        self.extra_args = extra_args
+
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Decide, and publish."""
+        from airflow_provider_bgai.buying.calls import Ledger
+        from airflow_provider_bgai.buying.decisions import decide_about
+        from airflow_provider_bgai.catalogue.publishing.publish import publish, read_current
+
+        try:
+            storage = open_storage(self.aws_conn_id, self.extra_args)
+            ledger = Ledger(storage, self.destination)
+            for each in self.decisions:
+                given = dict(each)
+                sku, what = str(given.pop("sku", "")), given.pop("what", None)
+                if unknown := given.keys() - {"seed", "conn_id"}:
+                    raise InvalidRequestError(f"decisions, {sku}: {', '.join(sorted(unknown))}: no such field")
+                call = decide_about(ledger, wish_of(ledger, sku), what, by=self.by, **given)
+                self.log.info("%s: %s, %s", sku, what, call.what)
+            run = read_current(storage, ledger.layout.root).run
+            if run is None:
+                self.log.info("Nothing is published yet; the next run goes by what was decided")
+                return None
+            return publish(storage, ledger.layout.root, run, max_failure_ratio=1.0).model_dump(mode="json")
+        except failures() as error:
+            fail(error)
 
 
 def _gallery(context: Context) -> str:

@@ -62,6 +62,8 @@ def test_an_accepted_picture_is_published_by_the_next_night_and_costs_nothing(qu
         plan, results = quarantined.night(COMPARED)
         assert (plan.counts, results) == ({"unchanged": 2}, [])
         assert shop(quarantined).keys() == {"a", "b"}
+        outcomes = read_outcomes(quarantined.storage, quarantined.root, plan.run)
+        assert {it.sku: it.outcome for it in outcomes} == {"a": "unchanged", "b": "unchanged"}
     assert quarantined.bounds() == {"picwish": (2, 0)}
     assert quarantined.box.bill()["picwish"] == 2
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -22,8 +22,9 @@ from airflow_provider_bgai.catalogue.report.costs import Costs
 from airflow_provider_bgai.catalogue.review import body_of, is_asked_for
 from airflow_provider_bgai.exceptions import UnfaithfulError
 from airflow_provider_bgai.operators._task import collect
-from airflow_provider_bgai.operators.review import ReviewCatalogueSensor
+from airflow_provider_bgai.operators.review import DecideCatalogueOperator, ReviewCatalogueSensor
 from tests.catalogue.nights import Catalogue, photo
+from tests.catalogue.test_decided import shop
 
 COMPARED = {"prompt": "{{ title }} on oak"}
 
@@ -95,6 +96,26 @@ def test_looking_changes_nothing_in_the_shop(catalogue, doubtful):
     new = {uri.rpartition("/")[2] for uri in after.keys() - before.keys()}
     assert new == {"outcomes.jsonl", "report.html"}
     assert {uri: after[uri] for uri in before} == before
+
+
+def test_a_task_carries_decisions_out_at_once(catalogue, doubtful):
+    catalogue.publish(doubtful, max_failure_ratio=1.0)
+    states = {call.sku: call.state for call in catalogue.records()}
+    (good,), (bad,) = ([sku for sku, it in states.items() if it == state] for state in ("landed", "quarantined"))
+    steps = [
+        ([{"sku": bad, "what": "accept"}], {good, bad}),
+        ([{"sku": good, "what": "reject"}], {bad}),
+        ([{"sku": good, "what": "accept"}, {"sku": bad, "what": "reject"}], {good}),
+    ]
+    for decisions, shown in steps:
+        task = DecideCatalogueOperator(task_id="decide", destination=catalogue.root, decisions=decisions, by="anna")
+        assert task.execute({})["run"] == doubtful.run  # type: ignore[index]
+        assert shop(catalogue).keys() == shown
+    assert catalogue.box.bill()["picwish"] == 2
+    unknown = [{"sku": "c", "what": "buy"}]
+    wrong = DecideCatalogueOperator(task_id="decide", destination=catalogue.root, decisions=unknown)
+    with pytest.raises(AirflowFailException, match="sku='c': the latest run has no wish"):
+        wrong.execute({})
 
 
 def test_a_task_that_is_cleared_lands_what_a_person_has_accepted_since(catalogue, doubtful):

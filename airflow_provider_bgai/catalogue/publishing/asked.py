@@ -33,7 +33,7 @@ from airflow_provider_bgai.catalogue.results import (
 )
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, PublishError
-from airflow_provider_bgai.layout import PictureName, call_of, picture_of
+from airflow_provider_bgai.layout import call_of, picture_of
 from airflow_provider_bgai.lines import M, stream_lines
 from airflow_provider_bgai.storage import Storage
 
@@ -82,19 +82,26 @@ class Asked:
         listed = self.storage.list(self.place.layout.decisions)
         decided = {call for item in listed if (call := call_of(item.uri)) is not None}
         for result in self.scratch.results_of(fingerprint for fingerprint, _ in decided):
-            found = (picture_of(it.uri) for it in (*result.images, *result.quarantined))
-            name = next(found, None)
-            if name is not None and (name.fingerprint, name.number) in decided:
-                self._heed(result, name)
+            if (number := self._shown(result)) and (result.fingerprint, number) in decided:
+                self._heed(result, str(result.fingerprint), number)
 
-    def _heed(self, result: Result, name: PictureName) -> None:
+    def _shown(self, result: Result) -> int:
+        """The number of the call whose pictures a result is about; 0 if there is none."""
+        found = (picture_of(it.uri) for it in (*result.images, *result.quarantined))
+        if (name := next(found, None)) is not None:
+            return name.number
+        known = self.scratch.entries("known", result.sku) if result.outcome == "unchanged" else []
+        return max((it.number for it in known if it.fingerprint == result.fingerprint), default=0)
+
+    def _heed(self, result: Result, fingerprint: str, number: int) -> None:
         try:
-            call = self.ledger.read(name.fingerprint, name.number)
+            call = self.ledger.read(fingerprint, number)
             note = read_note(self.storage, self.place.layout, call) if call is not None else None
             if call is None or note is None:
                 return
-            if note.what == "accept" and result.outcome == "quarantined":
-                self.scratch.put_result(accepted(result, take_out(self.ledger, call), self.place.run.name))
+            if note.what == "accept" and result.outcome != "unchanged":
+                good = call.accepted() if self.ledger.in_place(call.accepted()) else take_out(self.ledger, call)
+                self.scratch.put_result(accepted(result, good, self.place.run.name))
             elif note.what == "reject" or (note.what == "buy" and result.outcome in WITH_PICTURES):
                 self.scratch.put_result(rejected(result, refusal(self.ledger, call, "rejected")))
         except (LostError, ValueError) as error:

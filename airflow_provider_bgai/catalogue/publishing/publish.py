@@ -225,9 +225,9 @@ def _look(
     """Find out what a run asks to be published, and write down what became of every SKU."""
     asked = Asked(storage, place, scratch)
     asked.load_results()
-    asked.heed_decisions()
     turn = Turn(storage, place, *load_current(storage, place.layout.root), lease)
     switch = Switch(storage, scratch, turn, pool)
+    asked.heed_decisions()
     asked.want(pool)
     report = _Report(asked, pool, *run_costs(asked.ledger, place.run.name, asked.plan.created_at))
     write_lines(storage, place.run.outcomes, scratch.lines("outcomes", by="sku"))
