@@ -47,12 +47,13 @@ test: .venv/ready
 
 # What meets Airflow: operators, sensors, triggers, the package's provider info and the forms of its connections.
 MEETS_AIRFLOW := tests/operators tests/sensors tests/triggers tests/test_provider_info.py
+TWO_AT_A_TIME := -n 2 --dist loadfile
 
 $(OTHERS:%=test-%): test-%: .venv-%/ready
-	.venv-$*/bin/pytest $(MEETS_AIRFLOW)
+	.venv-$*/bin/pytest $(TWO_AT_A_TIME) $(MEETS_AIRFLOW)
 
 test-matrix: $(OTHERS:%=test-%) .venv/ready
-	$(BIN)/pytest $(MEETS_AIRFLOW)
+	$(BIN)/pytest $(TWO_AT_A_TIME) $(MEETS_AIRFLOW)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

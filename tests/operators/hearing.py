@@ -78,8 +78,7 @@ class Hearing(logging.Handler):
 def hearing() -> Iterator[Hearing]:
     """Hear all DAG runs meanwhile."""
     heard = Hearing()
-    # Airflow 2.11's task loggers hand nothing on to those above them.
-    loggers = [logging.getLogger(name) for name in (PACKAGE, "airflow", "airflow.task")]
+    loggers = [logging.getLogger(name) for name in (PACKAGE, "airflow")]
     levels = [logger.level for logger in loggers]
     try:
         import structlog

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
 from airflow_provider_bgai.buying.brake import IN_A_ROW
 from airflow_provider_bgai.operators._notify import EVENTS
@@ -160,7 +160,7 @@ def test_a_notifier_that_breaks_is_a_warning_and_the_others_are_told_all_the_sam
     assert [each["events"] for each in heard] == [["quarantined"]]
     assert heard[0]["said"].startswith("catalogue.publish: Published: ")
     lines = "\n".join(heard_in_logs.tasks["catalogue.publish", -1])
-    if AIRFLOW_V_3_0_PLUS:  # before, a notifier catches that by itself, and Airflow says so
+    if AIRFLOW_V_3_1_PLUS:  # before, a notifier catches that by itself, and Airflow says so
         assert "WARNING Broken has told nobody: ConnectionError: no such channel" in lines
     assert "WARNING Listener has told nobody: UndefinedError: 'nothing' is undefined" in lines
     assert "WARNING break_down has told nobody: KeyError: 'quarantined'" in lines
