@@ -1,4 +1,4 @@
-"""A person's word: whether a run is to be published, what is asked then, the answer on record; of which wish a SKU is.
+"""A person's word: what may be decided about a product; whether a run is to be published, and the answer on record.
 
 Airflow 3.1 and later ask by themselves, and the answer is written down here, too; before, ``bgai-ledger approve`` and
 ``refuse`` write it, and the reviewing task waits for it.
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_provider_bgai.buying.decision import Decided
 from airflow_provider_bgai.catalogue.report.story import MESSAGE, of_costs
-from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.results import Outcome, Result
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.layout import Run, run_of
 from airflow_provider_bgai.lines import stream_lines
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 Review = Literal["none", "quarantined", "all"]
 """When a person is asked: never; where something is in quarantine or held; whenever the shop would change."""
 Word = Literal["approve", "refuse"]
+
+DECISIONS: Mapping[Decided, tuple[str, tuple[Outcome, ...]]] = {
+    "accept": ("Accept", ("quarantined", "rejected")),
+    "reject": ("Reject", ("bought", "reused")),
+    "buy": ("Buy again", ("quarantined", "rejected", "bought", "reused", "lost", "failed")),
+    "release": ("Release", ("held",)),
+    "keep": ("Keep held", ("held",)),
+}
+"""What may be decided: what its button says, and about products with which outcomes."""
 
 
 class Answer(BaseModel):

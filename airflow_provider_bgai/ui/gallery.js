@@ -120,7 +120,7 @@ function more(card) {
     button.type = "button";
     button.addEventListener("click", () => decide(card, what, box, said));
     box.append(button);
-    if (what === "buy") box.append(seed_field());
+    if (what === "buy") box.append(choice("seed", "number", "with seed"), choice("conn_id", "text", "from connection"));
   }
   const tell = () => {
     if (card.note) said.textContent = `${card.note.words}: decided by ${visible(card.note.by || "somebody")}, ${card.note.at}. The next run goes by it.`;
@@ -129,11 +129,11 @@ function more(card) {
   return [prompt, box, said];
 }
 
-function seed_field() {
-  const label = make("label", "seed", "with seed");
+function choice(name, type, words) {
+  const label = make("label", "how", words);
   const field = make("input");
-  field.type = "number";
-  field.min = 0;
+  Object.assign(field, { name, type });
+  if (type === "number") field.min = 0;
   field.placeholder = "the same";
   label.append(field);
   return label;
@@ -151,7 +151,10 @@ async function show_prompt(card, place) {
 
 async function decide(card, what, box, said) {
   const buttons = box.querySelectorAll("button");
-  const seed = what === "buy" ? box.querySelector("input").value : "";
+  const chosen = {};
+  for (const { name, type, value } of what === "buy" ? box.querySelectorAll("input") : []) {
+    if (value.trim()) chosen[name] = type === "number" ? Number(value) : value.trim();
+  }
   buttons.forEach((button) => { button.disabled = true; });
   said.classList.remove("trouble");
   said.textContent = "Being written down";
@@ -159,7 +162,7 @@ async function decide(card, what, box, said) {
     const answer = await fetch(`${card.home}decisions`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ at: card.at, what, ...seed && { seed: Number(seed) } }),
+      body: JSON.stringify({ at: card.at, what, ...chosen }),
     });
     if (!answer.ok) throw new Error(await answer.text());
     card.note = await answer.json();

@@ -29,19 +29,12 @@ from airflow_provider_bgai.catalogue.publishing.asked import stable_key
 from airflow_provider_bgai.catalogue.report.costs import Costs, spent
 from airflow_provider_bgai.catalogue.report.page import said_of
 from airflow_provider_bgai.catalogue.results import WITH_PICTURES, Finished, Outcome, Result, Wanted
+from airflow_provider_bgai.catalogue.review import DECISIONS
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
 from airflow_provider_bgai.layout import Run, into_quarantine, picture_of
 from airflow_provider_bgai.lines import stream_lines
 from airflow_provider_bgai.storage import Storage, read_part
 
-DECISIONS: Mapping[Decided, tuple[str, tuple[Outcome, ...]]] = {
-    "accept": ("Accept", ("quarantined", "rejected")),
-    "reject": ("Reject", ("bought", "reused")),
-    "buy": ("Buy again", ("quarantined", "rejected", "bought", "reused", "lost", "failed")),
-    "release": ("Release", ("held",)),
-    "keep": ("Keep held", ("held",)),
-}
-"""What may be decided: what its button says, and on which cards it is."""
 WAITING: tuple[Outcome, ...] = ("quarantined", "held")
 """What waits for somebody to decide."""
 
@@ -132,10 +125,12 @@ class Gallery:
             pass
         return None
 
-    def decide(self, place: str, what: Decided, by: str, seed: int | None = None) -> dict[str, Any]:
+    def decide(
+        self, place: str, what: Decided, by: str, seed: int | None = None, conn_id: str | None = None
+    ) -> dict[str, Any]:
         """Write down what somebody has decided about a product's call.
 
-        :param seed: of ``buy`` alone: to buy it with.
+        :param seed, conn_id: of ``buy`` alone: to buy it with, and from.
         :raises InvalidRequestError: if it makes no sense for that call.
         :raises MovedError: if the place is none any more, or the product has been bought again since.
         """
@@ -145,7 +140,7 @@ class Gallery:
         last = self.ledger.last(str(result.fingerprint))
         if last is not None and result.call_id not in (None, last.call_id):
             raise MovedError(f"{result.sku} was bought again since. Decide in the gallery of the latest run")
-        call = decide_about(self.ledger, str(result.fingerprint), what, by=by, seed=seed)
+        call = decide_about(self.ledger, str(result.fingerprint), what, by=by, seed=seed, conn_id=conn_id)
         return _decided(read_note(self.storage, self.layout, call)) or {}
 
     def samples(self, count: int) -> dict[str, str]:

@@ -43,10 +43,11 @@ from pydantic import BaseModel, BeforeValidator
 
 from airflow_provider_bgai.buying.decision import Decided
 from airflow_provider_bgai.catalogue.report.page import SCRIPT, STYLE, framed
+from airflow_provider_bgai.catalogue.review import DECISIONS
 from airflow_provider_bgai.exceptions import BgaiError, InvalidRequestError
 from airflow_provider_bgai.lines import NDJSON
 from airflow_provider_bgai.storage import Storage, store_errors
-from airflow_provider_bgai.ui.gallery import BLOCK, DECISIONS, Gallery, MovedError
+from airflow_provider_bgai.ui.gallery import BLOCK, Gallery, MovedError
 from airflow_provider_bgai.ui.links import run_in
 from airflow_provider_bgai.ui.tasks import Instance, Planned, fields_of, landed_by, planned
 
@@ -90,11 +91,12 @@ OURS = Depends(ours)
 
 
 class Decision(BaseModel):
-    """What a page of ours sends: the place of a card, and what is decided; with another seed, if it is to be bought."""
+    """What a page of ours sends: the place of a card, and what is decided; of what is to be bought, perhaps how."""
 
     at: str
     what: Decided
     seed: int | None = None
+    conn_id: str | None = None
 
 
 def instance_of(dag_id: str, run_id: str, task_id: str, map_index: MapIndex) -> Instance:
@@ -269,7 +271,8 @@ def figures(task: Task) -> Response:
 def decide(task: Task, decision: Decision, user: GetUserDep) -> Response:
     """Write down a decision about a card's call."""
     with told():
-        noted = gallery_of(task).decide(decision.at, decision.what, by=user.get_name(), seed=decision.seed)
+        chosen = decision.model_dump(include={"seed", "conn_id"})
+        noted = gallery_of(task).decide(decision.at, decision.what, by=user.get_name(), **chosen)
         return JSONResponse(noted, headers=HEADERS)
 
 

@@ -12,7 +12,8 @@ import pytest
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decision import Decided
 from airflow_provider_bgai.buying.decisions import read_note
-from airflow_provider_bgai.ui.gallery import DECISIONS, Gallery
+from airflow_provider_bgai.catalogue.review import DECISIONS
+from airflow_provider_bgai.ui.gallery import Gallery
 
 
 @pytest.fixture
@@ -230,12 +231,12 @@ def test_a_picture_that_is_rejected_or_bought_again_with_another_seed_can_still_
 ):
     good = cards[0]["GOOD"]
     ledger = Ledger(storage, reviewed.destination)
-    for decision in ({"what": "reject"}, {"what": "buy", "seed": 7}):
+    for decision in ({"what": "reject"}, {"what": "buy", "seed": 7, "conn_id": "katalis_default"}):
         assert send(client, reviewed, login("user"), at=good["at"], **decision).status_code == 200
         call = ledger.last(good["fingerprint"])
         note = call and read_note(storage, ledger.layout, call)
         assert note
-        assert (note.what, note.seed) == (decision["what"], decision.get("seed"))
+        assert (note.what, note.seed, note.conn_id) == tuple(map(decision.get, ("what", "seed", "conn_id")))
         answer = client.get(f"{reviewed.task()}/full", params={"at": good["at"], "index": 1}, headers=login())
         assert "/_bgai/quarantine/" in answer.headers["location"]
     answer = send(client, reviewed, login("user"), at=good["at"], what="reject", seed=7)

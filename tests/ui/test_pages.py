@@ -116,6 +116,7 @@ def test_a_night_is_looked_at_and_decided(show: Show, reviewed: Night, storage: 
     page.locator(".card", has_text="REDRAWN").click()
     view = page.get_by_role("dialog", name="REDRAWN")
     view.get_by_label("with seed").fill("42")
+    view.get_by_label("from connection").fill(" photoroom_other ")
     view.get_by_role("button", name="Buy again").click()
     expect(view.get_by_role("status")).to_have_text("Buy again: written down. The next run goes by it.")
     page.keyboard.press("Escape")
@@ -129,10 +130,10 @@ def test_a_night_is_looked_at_and_decided(show: Show, reviewed: Night, storage: 
     ledger = Ledger(storage, reviewed.destination)
     names = [name for it in storage.list(ledger.layout.calls()) if (name := call_of(it.uri))]
     notes = {call.sku: read_note(storage, ledger.layout, call) for it in names if (call := ledger.read(*it))}
-    assert {sku: note and (note.what, note.seed, note.by) for sku, note in notes.items()} == {
+    assert {sku: note and (note.what, note.seed, note.conn_id, note.by) for sku, note in notes.items()} == {
         "GOOD": None,
-        "REDRAWN": ("buy", 42, "a-user"),
-        "HELD": ("release", None, "a-user"),
+        "REDRAWN": ("buy", 42, "photoroom_other", "a-user"),
+        "HELD": ("release", None, None, "a-user"),
     }
     # Who comes later sees it.
     page.reload()

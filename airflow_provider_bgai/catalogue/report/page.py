@@ -24,6 +24,7 @@ from typing import IO, Any
 from airflow_provider_bgai.buying.record import Output
 from airflow_provider_bgai.catalogue.report.costs import CostReport, Costs, Line, money
 from airflow_provider_bgai.catalogue.results import Result
+from airflow_provider_bgai.catalogue.review import DECISIONS
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.sources import shown
 
@@ -109,6 +110,7 @@ def write_page(
         paid=_paid(costs.total),
         perhaps=_cell("perhaps", costs.total),
         tables=_tables(costs, settled),
+        decisions={"root": destination, "on": {what: on for what, (_, on) in DECISIONS.items()}},
         blocks=_blocks(cards, Layout(destination)),
     )
     for part in parts:

@@ -28,5 +28,13 @@ function pictures(card) {
 }
 
 const full = () => null;
-const more = () => [];
+
+// A file decides nothing; it says how.
+const { root, on } = JSON.parse(document.getElementById("decisions").textContent);
+function more(card) {
+  const fitting = Object.keys(on).filter((what) => card.fingerprint && on[what].includes(card.outcome));
+  if (!fitting.length) return [];
+  const commands = fitting.map((what) => `bgai-ledger ${what} ${visible(root)} ${card.fingerprint}`);
+  return [make("h3", "", "Decide, by a command"), make("pre", "commands", commands.join("\n"))];
+}
 const around = () => "";

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from airflow_provider_bgai.catalogue.report.costs import cost_report
 from tests.buying.kept import call
-from tests.catalogue.report.pages import BLUE, COSTS, GREEN, PICTURES, RED, TRUE, Show, card, colour, skus
+from tests.catalogue.report.pages import BLUE, COSTS, FALSE, GREEN, PICTURES, RED, TRUE, Show, card, colour, skus
 
 
 def test_every_product_stands_there_with_its_own_pictures(show: Show):
@@ -240,6 +240,15 @@ def test_the_large_view(show: Show):
     )
     for text in (*known, f"{PICTURES}/mug-10-thumb.webp", "thumb, 320 × 240 px, 2 kB, image/webp"):
         assert text in facts
+
+
+def test_what_may_be_decided_is_spelled_as_a_command(show: Show):
+    page = show([card("a", "quarantined", FALSE, fingerprint="f" * 64), card("b", "refused", fingerprint="e" * 64)])
+    page.locator(".card", has_text="a").first.click()
+    commands = page.get_by_role("dialog", name="a").locator(".commands").inner_text().splitlines()
+    assert commands == [f"bgai-ledger {what} s3://shop/pictures {'f' * 64}" for what in ("accept", "buy")]
+    page.keyboard.press("j")
+    assert page.get_by_role("dialog").locator(".commands").count() == 0
 
 
 def test_light_and_dark(show: Show):
