@@ -1,0 +1,1 @@
+"""Made cases for the comparison of product and picture: honest results and altered ones. Run it as a module."""
