@@ -161,14 +161,13 @@ if ASKS_PEOPLE:
         def execute(self, context: Context) -> Any:
             """Look, and ask."""
             try:
-                seen = self._look(*self._opened())
+                if (seen := self._look(*self._opened())) is None:
+                    self.log.info("There is nothing that a person has to look at")
+                    return None
+                # Not by the constructor: what stands in them comes from outside, and is no template.
+                self.subject, self.body = subject_of(seen), body_of(seen, _gallery(context), self._pictures(context))
             except failures() as error:
                 fail(error)
-            if seen is None:
-                self.log.info("There is nothing that a person has to look at")
-                return None
-            # Not by the constructor: what stands in them comes from outside, and is no template.
-            self.subject, self.body = subject_of(seen), body_of(seen, _gallery(context), self._pictures(context))
             return super().execute(context)
 
         def _pictures(self, context: Context) -> dict[str, str]:
