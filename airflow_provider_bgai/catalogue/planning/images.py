@@ -26,9 +26,9 @@ FEW_IN_FOLDER = 20
 LOOK_TIMEOUT = 20.0
 
 
-def digest(hint: str) -> bytes:
-    """A hint made short, for keeping 100,000 of them."""
-    return hashlib.blake2b(hint.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def digest(text: str) -> bytes:
+    """A hint, or what else is compared whole, made short, for keeping 100,000 of them."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Images:

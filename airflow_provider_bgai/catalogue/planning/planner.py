@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -167,10 +166,9 @@ class _Planner:
         self.storage = ledger.storage
         model = hooks[0].model(BackgroundRequest("image"))
         self.vendor = f"{hooks[0].vendor}/{model}" if model else hooks[0].vendor
-        # The contents that images had when they looked so; and how each SKU's published files were finished, which is
-        # looked up only where the recipe asks for anything.
+        # The contents that images had when they looked so; and how published files of a SKU were finished.
         self.seen: dict[bytes, bytes] = {}
-        self.finished: dict[str, tuple[bytes, str]] = {}
+        self.finished: set[bytes] = set()
         allow = hooks[0].settings.allow_private_hosts
         self.images = Images(self.storage, pool, self.seen, allow_private_hosts=allow)
         self.names = Names(recipe, hooks, self.storage, self.images)
@@ -206,7 +204,7 @@ class _Planner:
             if state.hint and state.source:
                 self.seen[digest(state.hint)] = bytes.fromhex(state.source)
             if finishes:
-                self.finished[state.sku] = (bytes.fromhex(state.fingerprint), sys.intern(state.finishing))
+                self.finished.add(digest(f"{state.sku} {state.fingerprint} {state.finishing}"))
             if state.fingerprint:
                 yield bytes.fromhex(state.fingerprint)
 
@@ -267,7 +265,7 @@ class _Planner:
     def _to_finish(self, sku: str, category: str, name: bytes) -> bool:
         """Whether published files are to be made anew of what has landed. Costs nothing."""
         asked = self.finishing.get(category, self.finishing[""])
-        return bool(asked) and self.only != "failed" and self.finished.get(sku) != (name, asked)
+        return bool(asked) and self.only != "failed" and digest(f"{sku} {name.hex()} {asked}") not in self.finished
 
     def _refuse_product(self, product: Product, key: str, reason: str) -> None:
         self._refuse(product.sku, reason, key, product.fields.get(self.recipe.category, "").strip())
