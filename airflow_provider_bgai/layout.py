@@ -7,6 +7,7 @@
     <destination>/_bgai/incoming/<call_id>                       the body of its one answer, as it came
     <destination>/_bgai/pictures/<fingerprint>.<n>-<i>of<k>-<sha>.<ext>    landed; quarantine/ and finished/ likewise
     <destination>/_bgai/books/<month>/<run>-<id>.jsonl           calls that have ended, a line each
+    <destination>/_bgai/evidence/<fingerprint>.<n>-<finishing>.jsonl       what the published files are held against
     <destination>/_bgai/decisions/<fingerprint>.<n>              what a person decided about a call
     <destination>/_bgai/budget/…                                 accounts and holders' records
     <destination>/_bgai/stopped/<connection>                     a connection that was paid and gave nothing
@@ -111,6 +112,10 @@ class Layout:
         place = f"{picture.fingerprint}.{picture.number:03}-{picture.index}of{picture.count}"
         return f"{self.folder}/finished/{place}-{version}/{rendition or 'picture'}.{extension}"
 
+    def evidence(self, fingerprint: str, number: int, finishing: str) -> str:
+        """What is known of the files that were made of a call's pictures in one way."""
+        return f"{self.folder}/evidence/{fingerprint}.{number:03}-{finishing or 'landed'}.jsonl"
+
     def is_quarantined(self, uri: str) -> bool:
         """Whether a URI is that of a picture which may not."""
         return uri.startswith(f"{self.folder}/quarantine/")
@@ -190,7 +195,8 @@ class Layout:
     def probes(self) -> list[str]:
         """One name below every prefix that is written to, for trying the rights."""
         folders = (
-            "calls open incoming pictures quarantine finished decisions stopped books budget runs published staged"
+            "calls open incoming pictures quarantine finished evidence decisions stopped books budget runs published "
+            "staged"
         )
         return [f"{self.folder}/{name}/store-probe" for name in folders.split()] + [f"{self.root}/bgai-store-probe"]
 
