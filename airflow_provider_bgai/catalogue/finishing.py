@@ -62,7 +62,8 @@ class Finishing(BaseModel):
         to publish whatever comes.
     :param retries: how often such a picture is bought again in the same run, with another seed or from the next
         connection. Each time is paid for.
-    :param paste_back: put the product's own pixels over the vendor's, wherever they lie.
+    :param paste_back: put the product's own pixels over the vendor's: ``auto`` where nobody would see that it was done
+        (:func:`~airflow_provider_bgai.imaging.paste.pasted_unseen`), true wherever they lie, false never.
     :param source_type: the IPTC ``DigitalSourceType`` on the label.
     :param sign: add C2PA provenance, signed with the certificate of the task's ``sign_conn_id``.
     :param renditions: further files of each picture, by name: published as ``<name>/<key>``.
@@ -72,16 +73,16 @@ class Finishing(BaseModel):
 
     fidelity: Annotated[Thresholds | None, BeforeValidator(_thresholds)] = Thresholds()
     retries: int = Field(default=0, ge=0, le=5)
-    paste_back: bool = False
+    paste_back: Literal["auto"] | bool = "auto"
     sign: bool = False
     source_type: Annotated[str, AfterValidator(_source_type)] = SOURCE_TYPES[0]
     renditions: Annotated[Renditions, AfterValidator(_renditions)] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Names what the published files look like, given the landed ones; empty if they are the landed ones."""
+        """Names what the published files look like, given the landed ones."""
         asked = self.model_dump(mode="json", include=_SHAPING, exclude_defaults=True)
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16] if asked else ""
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def label_of(self, rendition: str) -> str:
         """The IPTC ``DigitalSourceType`` on a rendition's label, or (``""``) on that of the picture itself."""
@@ -89,10 +90,19 @@ class Finishing(BaseModel):
             return self.source_type
         return asked.source_type or ("algorithmicallyEnhanced" if asked.of == "cutout" else self.source_type)
 
-    @property
-    def needs_source(self) -> bool:
+    def pastes(self, output: Output) -> bool:
+        """Whether the product's own pixels are put over a landed picture."""
+        seen = output.fidelity
+        return self.paste_back is True or (self.paste_back == "auto" and seen is not None and pasted_unseen(seen))
+
+    def publishes(self, output: Output) -> bool:
+        """Whether a picture is published as it landed, and nothing else is made of it."""
+        asked = (self.sign, self.renditions, self.source_type != SOURCE_TYPES[0], self.pastes(output))
+        return not any(asked)
+
+    def needs_source(self, outputs: Iterable[Output]) -> bool:
         """Whether the shop's own cut-out is needed."""
-        return self.paste_back or any(rendition.of == "cutout" for rendition in self.renditions.values())
+        return any(rendition.of == "cutout" for rendition in self.renditions.values()) or any(map(self.pastes, outputs))
 
 
 def finish(
@@ -115,24 +125,25 @@ def finish(
     """
     from airflow_provider_bgai.imaging.prepare import read_rgba
 
-    if not finishing.digest:
-        return (), ()
+    if all(map(finishing.publishes, call.images)):
+        return tuple(keep_as_landed(storage, layout, call, finishing)), ()
     cutout = read_rgba(source) if source is not None else None
-    made: list[Finished] = []
+    made: list[tuple[Finished, Evidence]] = []
     problems: list[str] = []
     for index, output in enumerate(call.images, start=1):
         version = hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16]
-        desk = _Desk(storage, layout, version, call, index, sign if finishing.sign else None)
         data = landed_bytes = storage.read(layout.absolute(output.uri))
         picture = read_rgba(data)
-        if finishing.paste_back:
+        if finishing.pastes(output):
             placement = output.fidelity.placement if output.fidelity else None
             if cutout is None or placement is None:
                 problems.append(f"picture {index} is not pasted back: nobody knows where the product lies")
             else:
                 picture, data = _pasted_back(cutout, picture, placement, data)
+        pasted = data is not landed_bytes
+        desk = _Desk(storage, layout, version, call, index, output, pasted, sign if finishing.sign else None)
         try:
-            made.append(desk.picture(output, data, finishing, pasted=data is not landed_bytes))
+            made.append(desk.picture(data, finishing))
         except LabelError as error:
             problems.append(f"picture {index}: {error}")
         for name, rendition in finishing.renditions.items():
@@ -140,7 +151,18 @@ def finish(
                 made.append(desk.render(name, rendition, picture, cutout, finishing.label_of(name)))
             except (RenditionError, LabelError) as error:
                 problems.append(f"rendition {name!r} of picture {index}: {error}")
-    return tuple(made), tuple(problems)
+    keep_evidence(storage, layout, finishing.digest, [evidence for _, evidence in made])
+    return tuple(file for file, _ in made), tuple(problems)
+
+
+def keep_as_landed(storage: Storage, layout: Layout, call: Call, finishing: Finishing) -> list[Finished]:
+    """The files of pictures that are published as they landed, with their evidence written down. Blocking."""
+    files = [Finished(**it.model_dump(), rendition="", index=index) for index, it in enumerate(call.images, start=1)]
+    seen = [
+        evidence_of(call, it, it.index, label=label_of(call, it.index)).of_file(it.uri, it.sha256) for it in files
+    ]
+    keep_evidence(storage, layout, finishing.digest, seen)
+    return files
 
 
 @dataclass(frozen=True)

@@ -359,12 +359,9 @@ class _Walk:
         """The results of a picture, with the files to be published of it."""
         buyer, finishing = self.shard.buyer, self.shard.finishing_of(self.item)
         results = landed_results(self.item, call, buyer.run, self.source)
-        if not finishing.digest:
-            return results
-        assert self.source is not None
         known: dict[str, object] = {"finishing": finishing.digest}
         try:
-            source = self.source.data if finishing.needs_source else None
+            source = self.source.data if self.source and finishing.needs_source(call.images) else None
             make = partial(
                 finish, buyer.storage, buyer.ledger.layout, call, finishing, source=source, sign=self.shard.sign
             )

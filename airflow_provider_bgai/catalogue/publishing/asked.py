@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.decisions import read_note, refusal, take_out
 from airflow_provider_bgai.buying.landing import name_output
-from airflow_provider_bgai.buying.record import Output
+from airflow_provider_bgai.catalogue.evidence import Evidence, read_evidence
+from airflow_provider_bgai.catalogue.finishing import keep_as_landed
 from airflow_provider_bgai.catalogue.planning.plan import PlanRecord, read_plan
 from airflow_provider_bgai.catalogue.publishing.scratch import Scratch
 from airflow_provider_bgai.catalogue.publishing.versions import Entry, Place
@@ -40,6 +41,7 @@ from airflow_provider_bgai.storage import Storage
 log = logging.getLogger(__name__)
 
 HEX = "0123456789abcdef"
+Files = tuple[Finished, ...] | tuple[Evidence, ...]
 NOT_FINISHED = "Its picture is not finished as the recipe asks; the next plan sees to it"
 
 
@@ -122,8 +124,8 @@ class Asked:
                 self.scratch.put_landed(landed.items())
         for batch in self.scratch.with_pictures():
             changed = [(result, self._number(result)) for result in batch if result.images or not self._kept(result)]
-            for (result, number), images in zip(changed, pool.map(lambda it: self._images(*it), changed), strict=True):
-                self._want(result, number, images)
+            for (result, number), files in zip(changed, pool.map(lambda it: self._files(*it), changed), strict=True):
+                self._want(result, number, files)
         self.scratch.combine()
         if count := self.scratch.count_unfinished():
             log.warning("%d product(s) keep what they had. %s", count, NOT_FINISHED)
@@ -172,27 +174,28 @@ class Asked:
     def _finishing(self, result: Result) -> str:
         return self.plan.finishing_of(result.category).digest
 
-    def _images(self, result: Result, number: int) -> tuple[Output, ...]:
-        """A result's landed pictures, from its call where the result does not name them."""
-        if result.images or not number or self._finishing(result):
-            return result.images
+    def _files(self, result: Result, number: int) -> Files:
+        """The files that a result asks to be published: those its shard made, or an earlier one did, or, where that is
+        all there is to do, the pictures as they landed."""
+        asked = self._finishing(result)
+        if result.finishing == asked or not number:
+            return result.finished
+        fingerprint = str(result.fingerprint)
         try:
-            call = self.ledger.read(str(result.fingerprint), number)
+            if made := read_evidence(self.storage, self.place.layout, fingerprint, number, asked):
+                return tuple(made)
+            call = self.ledger.read(fingerprint, number)
         except ValueError as error:
             log.warning("%s: the call of its picture cannot be read: %s", result.sku, error)
             return ()
-        return call.accepted().images if call is not None else ()
+        finishing = self.plan.finishing_of(result.category)
+        if call is None or not all(map(finishing.publishes, call.accepted().images)):
+            return ()
+        return tuple(keep_as_landed(self.storage, self.place.layout, call.accepted(), finishing))
 
-    def _want(self, result: Result, number: int, images: tuple[Output, ...]) -> None:
-        asked = self._finishing(result)
-        files = tuple(
-            Finished(**image.model_dump(exclude={"fidelity"}), rendition="", index=index)
-            for index, image in enumerate(images, start=1)
-        )
-        if asked:
-            files = result.finished if result.finishing == asked else ()
+    def _want(self, result: Result, number: int, files: Files) -> None:
         if not files:
-            self._cannot(result, asked)
+            self._cannot(result, number)
             return
         try:
             entries = self._entries(result, files, number)
@@ -200,12 +203,10 @@ class Asked:
             self.scratch.put_result(not_published(result, error))
             return
         self.scratch.put_entries("fresh", entries)
-        if not result.images:
-            self.scratch.put_result(result.model_copy(update={"images": images}))
 
-    def _cannot(self, result: Result, asked: str) -> None:
+    def _cannot(self, result: Result, number: int) -> None:
         """Report a picture without files to be published."""
-        if not asked:
+        if not number:
             self.scratch.put_unpublished(result.sku, "missing", "There is no landed call of its picture")
         elif result.outcome == "unchanged":
             # This run did not set out to finish it, so it has not failed either.
@@ -213,7 +214,7 @@ class Asked:
         else:
             self.scratch.put_unpublished(result.sku, "finishing", "; ".join((NOT_FINISHED, *result.warnings)))
 
-    def _entries(self, result: Result, files: tuple[Finished, ...], number: int) -> list[Entry]:
+    def _entries(self, result: Result, files: Files, number: int) -> list[Entry]:
         """Which keys shall show which files. :raises InvalidRequestError: for what must not be published."""
         entries: dict[str, Entry] = {}
         for file in files:
