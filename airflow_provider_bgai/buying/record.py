@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Literal, get_args
 
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from airflow_provider_bgai.exceptions import BY_REASON, BgaiError, LostError, UnfaithfulError, UnknownOutcomeError
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from airflow_provider_bgai.imaging.inspect import Box, Inspection
+from airflow_provider_bgai.imaging.sign import Claim
 from airflow_provider_bgai.layout import out_of_quarantine
 
 State = Literal["sent", "answered", "failed", "unknown", "landed", "quarantined", "lost"]
@@ -48,11 +49,26 @@ IN_VAIN: frozenset[State] = frozenset({"unknown", "lost", "quarantined"})
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
+class Delivered(BaseModel):
+    """A picture as the vendor delivered it, kept because the label changes what it said of itself.
+
+    :param uri: relative to the destination while it stands in a record, whole elsewhere.
+    :param claim: what its C2PA manifest says; None if it has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    sha256: str
+    claim: Claim | None = None
+
+
 class Output(BaseModel):
     """One landed picture. ``bytes`` is its size; sides in px.
 
     :param uri: relative to the destination while it stands in a record, whole elsewhere.
     :param fidelity: whether it shows the product, and by which numbers; None where nobody could compare.
+    :param delivered: how it came; None where nothing but our label was added.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +80,12 @@ class Output(BaseModel):
     height: int
     content_type: str
     fidelity: Verdict | None = None
+    delivered: Delivered | None = None
+
+    def moved(self, named: Callable[[str], str]) -> Output:
+        """The same with other names for its files."""
+        delivered = self.delivered and self.delivered.model_copy(update={"uri": named(self.delivered.uri)})
+        return self.model_copy(update={"uri": named(self.uri), "delivered": delivered})
 
 
 class Thumbnails(BaseModel):

@@ -1,5 +1,7 @@
 """From a landed picture to the files that are published: pasted back, rendered, labelled; and what a recipe asks of it.
 
+What the vendor said in the picture goes along into all of them; its C2PA manifest stands in a signed one as that of the
+parent, out of the bytes that it fits, which are in ``incoming/``.
 None of it is part of what is bought. Pictures are finished from what has landed, so that another wish here makes
 new files and no new bill.
 """
@@ -9,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from airflow_provider_bgai.catalogue.results import Finished
+from airflow_provider_bgai.get_provider_info import system_of
 from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds
-from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, write_label
+from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, writable, write_label
+from airflow_provider_bgai.imaging.marks import bytes_of_marks, carry_marks, without_manifest
 from airflow_provider_bgai.imaging.paste import paste_back
 from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, RenditionError, Renditions, render
+from airflow_provider_bgai.imaging.sign import Making
 from airflow_provider_bgai.imaging.verify import Picture, read_header
 from airflow_provider_bgai.layout import Layout, PictureName
 
@@ -29,12 +34,17 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.record import Call, Output
     from airflow_provider_bgai.storage import Storage
 
-Sign = Callable[[bytes, Label], bytes]
+
+class Sign(Protocol):
+    """Signs a labelled file: :func:`~airflow_provider_bgai.imaging.sign.sign` with a certificate."""
+
+    def __call__(self, data: bytes, label: Label, *, making: Making) -> bytes: ...
+
 
 LABEL_BYTES = 10_000
-"""More than a label and a signature take: left free where a rendition has a limit."""
+"""More than a label and a signature take: left free where a rendition has a limit, beside what others' marks take."""
 
-_SHAPING = {"paste_back", "sign", "source_type", "renditions"}
+_SHAPING = {"paste_back", "sign", "source_type", "label_prompt", "renditions"}
 """What changes the published files. The other fields decide whether there are any."""
 
 
@@ -64,6 +74,7 @@ class Finishing(BaseModel):
         connection. Each time is paid for.
     :param paste_back: put the product's own pixels over the vendor's, wherever they lie.
     :param source_type: the IPTC ``DigitalSourceType`` on the label.
+    :param label_prompt: write the prompt on the label, where everybody can read it.
     :param sign: add C2PA provenance, signed with the certificate of the task's ``sign_conn_id``.
     :param renditions: further files of each picture, by name: published as ``<name>/<key>``.
     """
@@ -75,6 +86,7 @@ class Finishing(BaseModel):
     paste_back: bool = False
     sign: bool = False
     source_type: Annotated[str, AfterValidator(_source_type)] = SOURCE_TYPES[0]
+    label_prompt: bool = False
     renditions: Annotated[Renditions, AfterValidator(_renditions)] = Field(default_factory=dict)
 
     @property
@@ -92,7 +104,7 @@ class Finishing(BaseModel):
     @property
     def needs_source(self) -> bool:
         """Whether the shop's own cut-out is needed."""
-        return self.paste_back or any(rendition.of == "cutout" for rendition in self.renditions.values())
+        return self.paste_back or self.sign or any(it.of == "cutout" for it in self.renditions.values())
 
 
 def finish(
@@ -102,6 +114,7 @@ def finish(
     finishing: Finishing,
     *,
     source: bytes | None = None,
+    prompt: str | None = None,
     sign: Sign | None = None,
 ) -> tuple[tuple[Finished, ...], tuple[str, ...]]:
     """Make the files to be published of a purchase, and put them below ``_bgai/finished``. Blocking.
@@ -110,6 +123,7 @@ def finish(
 
     :param call: landed.
     :param source: the shop's cut-out; None if ``finishing`` does not need it.
+    :param prompt: what the vendor was asked for; written only where ``finishing`` asks for it.
     :param sign: signs a labelled file; needed where ``finishing`` asks for it.
     :returns: the files, and the problems in words.
     """
@@ -121,18 +135,36 @@ def finish(
     made: list[Finished] = []
     problems: list[str] = []
     for index, output in enumerate(call.images, start=1):
-        version = hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16]
-        desk = _Desk(storage, layout, version, call, index, sign if finishing.sign else None)
-        data = landed_bytes = storage.read(layout.absolute(output.uri))
-        picture = read_rgba(data)
+        landed = storage.read(layout.absolute(output.uri))
+        making = Making(cutout=source)
+        if finishing.sign and output.delivered is not None:
+            try:
+                making = replace(making, original=storage.read(layout.absolute(output.delivered.uri)))
+            except FileNotFoundError:
+                problems.append(f"picture {index}: the vendor's own manifest is lost: {output.delivered.uri} is gone")
+        desk = _Desk(
+            storage,
+            layout,
+            call,
+            index,
+            output,
+            landed,
+            version=hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16],
+            prompt=writable(prompt) if prompt and finishing.label_prompt else None,
+            sign=sign if finishing.sign else None,
+            making=making,
+        )
+        picture = read_rgba(landed)
+        pasted = None
         if finishing.paste_back:
             placement = output.fidelity.placement if output.fidelity else None
             if cutout is None or placement is None:
                 problems.append(f"picture {index} is not pasted back: nobody knows where the product lies")
             else:
-                picture, data = _pasted_back(cutout, picture, placement, data)
+                picture, pasted = _pasted_back(cutout, picture, placement, landed)
+                desk = replace(desk, making=replace(making, pasted=True))
         try:
-            made.append(desk.picture(output, data, finishing, pasted=data is not landed_bytes))
+            made.append(desk.picture(pasted, finishing.source_type))
         except LabelError as error:
             problems.append(f"picture {index}: {error}")
         for name, rendition in finishing.renditions.items():
@@ -145,55 +177,90 @@ def finish(
 
 @dataclass(frozen=True)
 class _Desk:
-    """Where the files of one landed picture are labelled and put away."""
+    """Where the files of one landed picture are labelled and put away.
+
+    :ivar landed: its bytes, with all that the vendor says in them but a manifest.
+    :ivar making: how it came about, up to the picture itself.
+    """
 
     storage: Storage
     layout: Layout
-    version: str
     call: Call
     index: int
+    output: Output
+    landed: bytes
+    version: str
+    prompt: str | None
     sign: Sign | None
+    making: Making
 
-    def picture(self, output: Output, data: bytes, finishing: Finishing, *, pasted: bool) -> Finished:
+    def picture(self, pasted: bytes | None, source_type: str) -> Finished:
         """The picture itself: what has landed, if that is what is asked for."""
-        label = read_label(data)
-        if pasted or self.sign or label is None or label.source_type != finishing.source_type:
-            return self.keep("", data, read_header(data), finishing.source_type)
-        return Finished(**output.model_dump(), rendition="", index=self.index)
+        if pasted is not None:
+            like = read_header(pasted)
+            changed = like.extension != read_header(self.landed).extension
+            steps = (("c2pa.converted", None),) if changed else ()
+            data, notes = self._carried(pasted)
+            return self.keep("", data, like, self.label("", source_type), notes=notes, steps=steps)
+        label, wanted, bare = read_label(self.landed), self.label("", source_type), without_manifest(self.landed)
+        as_wanted = label is not None and (label.source_type, label.prompt) == (wanted.source_type, wanted.prompt)
+        if as_wanted and self.sign is None and bare is self.landed:
+            return Finished(**self.output.model_dump(), rendition="", index=self.index)
+        return self.keep("", bare, read_header(bare), wanted)
 
     def render(
         self, name: str, rendition: Rendition, picture: Image.Image, cutout: Image.Image | None, source_type: str
     ) -> Finished:
-        image = picture
-        if rendition.of == "cutout":
-            if cutout is None:
-                raise RenditionError("of='cutout': the shop's own picture is not at hand")
-            image = cutout
+        """A rendition, with what the vendor says in the picture that it shows."""
+        by_vendor = rendition.of == "picture"
+        if not by_vendor and cutout is None:
+            raise RenditionError("of='cutout': the shop's own picture is not at hand")
         if rendition.max_bytes is not None:
-            rendition = rendition.model_copy(update={"max_bytes": max(1, rendition.max_bytes - LABEL_BYTES)})
-        made = render(image, rendition)
-        return self.keep(name, made.data, made, source_type, made.notes, by_vendor=rendition.of == "picture")
+            left = max(1, rendition.max_bytes - LABEL_BYTES - self._bytes_of_marks(by_vendor))
+            rendition = rendition.model_copy(update={"max_bytes": left})
+        made = render(picture if by_vendor or cutout is None else cutout, rendition)
+        data, notes = self._carried(made.data) if by_vendor else (made.data, ())
+        steps = tuple(_steps(rendition, made, picture.size, read_header(self.landed).extension))
+        label = self.label(name, source_type, by_vendor=by_vendor)
+        return self.keep(name, data, made, label, notes=(*made.notes, *notes), steps=steps)
+
+    def _carried(self, made: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """A file made of the landed one, with what the vendor says in that; or without it and with the reason."""
+        try:
+            return carry_marks(self.landed, made), ()
+        except LabelError as error:
+            return made, (f"the vendor's own marks are not carried over: {error}",)
+
+    def _bytes_of_marks(self, by_vendor: bool) -> int:
+        """Roughly what others' marks take in a file: XMP, and if it is signed the manifests of what it is made of."""
+        parts = (self.making.original if by_vendor else None, self.making.cutout) if self.sign is not None else ()
+        carried = bytes_of_marks(self.landed, manifest=False) if by_vendor else 0
+        return carried + sum(bytes_of_marks(part, manifest=True) for part in parts if part is not None)
+
+    def label(self, name: str, source_type: str, *, by_vendor: bool = True) -> Label:
+        """The label of the picture itself (``""``) or of a rendition."""
+        return Label(
+            source_type=source_type,
+            vendor=system_of(self.call.vendor) if by_vendor else None,
+            model=self.call.model if by_vendor else None,
+            prompt=self.prompt if by_vendor else None,
+            created=self.call.sent_at,
+            id="-".join(filter(None, (f"{self.call.fingerprint}.{self.call.number}", str(self.index), name))),
+        )
 
     def keep(
         self,
         name: str,
         data: bytes,
         like: Picture | Rendered,
-        source_type: str,
-        notes: tuple[str, ...] = (),
+        label: Label,
         *,
-        by_vendor: bool = True,
+        notes: tuple[str, ...] = (),
+        steps: tuple[tuple[str, str | None], ...] = (),
     ) -> Finished:
-        label = Label(
-            source_type=source_type,
-            vendor=self.call.vendor if by_vendor else None,
-            model=self.call.model if by_vendor else None,
-            created=self.call.sent_at,
-            id="-".join(filter(None, (f"{self.call.fingerprint}.{self.call.number}", str(self.index), name))),
-        )
         data = write_label(data, label)
         if self.sign is not None:
-            data = self.sign(data, label)
+            data = self.sign(data, label, making=replace(self.making, steps=steps))
         place = PictureName(self.call.fingerprint, self.call.number, self.index, len(self.call.images))
         uri = self.layout.finished(place, self.version, name, like.extension)
         self.storage.put(uri, data, content_type=like.content_type, metadata={"id": label.id})
@@ -206,8 +273,20 @@ class _Desk:
             width=like.width,
             height=like.height,
             content_type=like.content_type,
+            delivered=self.output.delivered if label.vendor is not None else None,
             notes=notes,
         )
+
+
+def _steps(
+    rendition: Rendition, made: Rendered, size: tuple[int, int], extension: str
+) -> Iterator[tuple[str, str | None]]:
+    """What a rendition does to a picture of this size, as actions of C2PA."""
+    if (made.width, made.height) != size:
+        yield "c2pa.resized", f"fit: {rendition.fit}"
+    if rendition.icon is not None:
+        yield "c2pa.edited", "a visible mark: AI"
+    yield ("c2pa.transcoded" if made.extension == extension else "c2pa.converted"), None
 
 
 def _pasted_back(

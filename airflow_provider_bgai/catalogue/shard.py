@@ -366,7 +366,14 @@ class _Walk:
         try:
             source = self.source.data if finishing.needs_source else None
             make = partial(
-                finish, buyer.storage, buyer.ledger.layout, call, finishing, source=source, sign=self.shard.sign
+                finish,
+                buyer.storage,
+                buyer.ledger.layout,
+                call,
+                finishing,
+                source=source,
+                prompt=self.item.request.get("prompt"),
+                sign=self.shard.sign,
             )
             files, problems = await asyncio.get_running_loop().run_in_executor(PIXELS, make)
         except store_errors(InvalidRequestError, OSError, ValueError) as error:
