@@ -28,6 +28,7 @@ class VendorRow(NamedTuple):
     :param documentation: URL of the vendor's own pages.
     :param requests_per_minute: the hook's default.
     :param fields: the vendor's own extras in the connection form, by name, each made by :func:`field`.
+    :param system: vendor and system in full, as its own pages name them, for the label in every picture.
     """
 
     name: str
@@ -38,6 +39,7 @@ class VendorRow(NamedTuple):
     documentation: str
     requests_per_minute: float = 60
     fields: Mapping[str, dict[str, Any]] = {}
+    system: str = ""
 
     @property
     def conn_type(self) -> str:
@@ -62,6 +64,7 @@ ROWS = (
         sandbox="airflow_provider_bgai.sandbox.picwish.PicWish",
         base_url="https://techsz.aoscdn.com",
         documentation="https://picwish.com/new-background-generator-api-doc",
+        system="PicWish, Generate Background API",
         requests_per_minute=120,
     ),
     VendorRow(
@@ -71,6 +74,7 @@ ROWS = (
         sandbox="airflow_provider_bgai.sandbox.photoroom.Photoroom",
         base_url="https://image-api.photoroom.com",
         documentation="https://docs.photoroom.com/image-editing-api-plus-plan/ai-backgrounds",
+        system="Photoroom, Image Editing API v2",
         fields={
             "model_version": field(
                 "Model version",
@@ -87,6 +91,7 @@ ROWS = (
         sandbox="airflow_provider_bgai.sandbox.imagine.Imagine",
         base_url="https://api.vyro.ai",
         documentation="https://reference.imagine.art/api-12298495",
+        system="Imagine (Vyro), AI Backgrounds API v2",
     ),
     VendorRow(
         name="katalis",
@@ -95,6 +100,7 @@ ROWS = (
         sandbox="airflow_provider_bgai.sandbox.katalis.Katalis",
         base_url="https://dev-api.katalis.ai",
         documentation="https://documentation.katalis.ai/",
+        system="Katalis, Generate Background Image v1",
         # Without defaults: the form shows the value of a field named auth_… as ***, and would save that.
         fields={
             "auth_header": field(
@@ -112,6 +118,7 @@ ROWS = (
         sandbox="airflow_provider_bgai.sandbox.gptge.GptGe",
         base_url="https://api.gpt.ge",
         documentation="https://api.gpt.ge/",
+        system="gpt.ge, Add Background to Image",
         requests_per_minute=120,
     ),
 )
@@ -184,6 +191,12 @@ def find_row(conn_type: str | None) -> VendorRow | None:
     if ours or not (conn_type or "").startswith(PREFIX):
         return ours
     return next(_rows_of_others(str(conn_type).removeprefix(PREFIX)), None)
+
+
+def system_of(vendor: str) -> str:
+    """Vendor and system in full: its label where its row names no system, its name where it has no row any more."""
+    row = find_row(PREFIX + vendor)
+    return vendor if row is None else row.system or row.label
 
 
 def _rows_of_others(name: str | None = None) -> Iterator[VendorRow]:

@@ -5,6 +5,7 @@
     <destination>/_bgai/calls/<fingerprint>.<n>                  the record of one paid call
     <destination>/_bgai/open/<fingerprint>.<n>.<call_id>         its marker, until it is in the books
     <destination>/_bgai/incoming/<call_id>                       the body of its one answer, as it came
+    <destination>/_bgai/incoming/<call_id>-<i>of<k>.<ext>        a picture as delivered, if a label takes from it
     <destination>/_bgai/pictures/<fingerprint>.<n>-<i>of<k>-<sha>.<ext>    landed; quarantine/ and finished/ likewise
     <destination>/_bgai/books/<month>/<run>-<id>.jsonl           calls that have ended, a line each
     <destination>/_bgai/evidence/<fingerprint>.<n>-<finishing>.jsonl       what the published files are held against
@@ -97,6 +98,10 @@ class Layout:
 
     def incoming(self, call_id: str) -> str:
         return f"{self.folder}/incoming/{call_id}"
+
+    def delivered(self, call_id: str, index: int, count: int, extension: str) -> str:
+        """A picture as the vendor delivered it: the ``index``-th (from 1) of ``count`` of a call."""
+        return f"{self.folder}/incoming/{segment(call_id, 200)}-{index}of{count}.{extension}"
 
     def picture(self, name: PictureName, sha256: str, extension: str, *, quarantined: bool = False) -> str:
         folder = "quarantine" if quarantined else "pictures"

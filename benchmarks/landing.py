@@ -66,7 +66,7 @@ def main() -> None:
             async def run() -> int:
                 async with hook:
                     place = f"s3://{s3.bucket}/landed.png"
-                    landing = await land(hook, generation, storage, call, None, lambda *_: place)
+                    landing = await land(hook, generation, storage, call, None, lambda *_: place, lambda *_: place)
                     return landing.images[0].bytes
 
             began = time.perf_counter()

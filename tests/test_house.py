@@ -33,7 +33,6 @@ ELSEWHERE = {
     "imaging/fidelity/fit.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/product.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/search.py": "imaging/fidelity/test_compare.py",
-    "imaging/xmp.py": "imaging/test_label.py",
     "operators/_metrics.py": "operators/test_metrics.py",
     "sandbox/accidents.py": "sandbox/test_faults.py",
     "sandbox/vendor.py": "sandbox/test_server.py",

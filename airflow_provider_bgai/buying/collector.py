@@ -212,10 +212,12 @@ class Collector:
             name = PictureName(call.fingerprint, call.number, index, count)
             return layout.picture(name, sha256, extension, quarantined=not good)
 
-        landing = await land(hook, generation, self.ledger.storage, call, source, place)
+        def keep(index: int, count: int, extension: str) -> str:
+            return layout.delivered(call.call_id, index, count, extension)
+
+        landing = await land(hook, generation, self.ledger.storage, call, source, place, keep)
         images, quarantined = (
-            tuple(it.model_copy(update={"uri": layout.relative(it.uri)}) for it in outputs)
-            for outputs in (landing.images, landing.quarantined)
+            tuple(it.moved(layout.relative) for it in outputs) for outputs in (landing.images, landing.quarantined)
         )
         return replace(landing, images=images, quarantined=quarantined)
 

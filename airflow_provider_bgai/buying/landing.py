@@ -2,8 +2,9 @@
 
 All pictures of a call are looked at before the first one is written, and each is written in one request under a name
 that holds its content's hash, so a failed landing leaves neither half an object nor a wrong one, and two who land the
-same call write the same names. Pictures stream through temporary files, and only as many are decoded at once as
-there are processors.
+same call write the same names. What came is kept as it came, and first, where the label changes what it says of itself:
+a C2PA manifest vouches for every byte, so it cannot stay in a labelled file. Pictures stream through temporary files,
+and only as many are decoded at once as there are processors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from airflow_provider_bgai.buying.record import Call, Output, Thumbnails
+from airflow_provider_bgai.buying.record import Call, Delivered, Output, Thumbnails
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
 from airflow_provider_bgai.imaging.inspect import Seen, inspect
 from airflow_provider_bgai.models import Generation
@@ -26,6 +27,7 @@ from airflow_provider_bgai.storage import Storage, split_uri
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
+    from airflow_provider_bgai.imaging.sign import Claim
 
 # A damaged file is fetched this often before it is taken for what the vendor has.
 FETCHES = 3
@@ -73,8 +75,18 @@ Place = Callable[[int, int, str, str, bool], str]
 """Where a picture goes: index (from 1), count, sha256, extension, whether it shows the product -> URI."""
 
 
+Keep = Callable[[int, int, str], str]
+"""Where a picture is kept as it was delivered: index (from 1), count, extension -> URI."""
+
+
 async def land(
-    hook: BackgroundHook, generation: Generation, storage: Storage, call: Call, source: bytes | None, place: Place
+    hook: BackgroundHook,
+    generation: Generation,
+    storage: Storage,
+    call: Call,
+    source: bytes | None,
+    place: Place,
+    keep: Keep,
 ) -> Landing:
     """Put the pictures of a succeeded generation into S3, labelled as made by AI.
 
@@ -107,33 +119,40 @@ async def land(
             file: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
             ready.append((file, await _fetch_whole(hook, image, file, f"{index} of {count}", call, source)))
         for index, (file, looked) in enumerate(ready, start=1):
-            size, digest, problem = await loop.run_in_executor(PIXELS, _label, file, call, index)
+            labelled = await loop.run_in_executor(PIXELS, _label, file, call, index)
+            delivered = None
+            if labelled.original is not None:
+                kept = keep(index, count, looked.picture.extension)
+                await asyncio.to_thread(
+                    _put, storage, kept, labelled.original, looked.picture.content_type, given, call
+                )
+                sha256 = hashlib.sha256(labelled.original).hexdigest()
+                delivered = Delivered(uri=kept, sha256=sha256, claim=labelled.claim)
             good = looked.verdict is None or looked.verdict.faithful or not call.inspection.enforce
-            uri = place(index, count, digest, looked.picture.extension, good)
+            digest = hashlib.sha256(labelled.body).hexdigest()
             output = Output(
-                uri=uri,
-                bytes=size,
+                uri=place(index, count, digest, looked.picture.extension, good),
+                bytes=len(labelled.body),
                 sha256=digest,
                 width=looked.picture.width,
                 height=looked.picture.height,
                 content_type=looked.picture.content_type,
                 fidelity=looked.verdict,
+                delivered=delivered,
             )
-            await asyncio.to_thread(_put, storage, file, output, {**given, "sha256": digest}, call)
+            known = {**given, "sha256": digest}
+            await asyncio.to_thread(_put, storage, output.uri, labelled.body, output.content_type, known, call)
             (images if good else quarantined).append(output)
             shown[good].append(looked.after)
-            if problem:
-                warnings.append(f"picture {index}: has no label: {problem}")
-            if looked.problem:
-                warnings.append(f"picture {index}: {looked.problem}")
+            notes = (labelled.note, looked.problem)
+            warnings += [f"picture {index}: {note}" for note in notes if note]
     thumbnails = Thumbnails(before=ready[0][1].before, afters=tuple(shown[bool(images)]))
     return Landing(tuple(images), tuple(quarantined), thumbnails, tuple(warnings))
 
 
-def _put(storage: Storage, file: IO[bytes], output: Output, metadata: dict[str, str], call: Call) -> None:
+def _put(storage: Storage, uri: str, body: bytes, content_type: str, metadata: dict[str, str], call: Call) -> None:
     def put() -> None:
-        file.seek(0)
-        storage.put(output.uri, file, content_type=output.content_type, metadata=metadata)
+        storage.put(uri, body, content_type=content_type, metadata=metadata)
 
     storage.insist(put, f"a picture of {call.what}")
 
@@ -158,21 +177,37 @@ async def _fetch_whole(
     raise AssertionError("unreachable")
 
 
-def _label(file: IO[bytes], call: Call, index: int) -> tuple[int, str, str | None]:
-    """Label the file in place: its size, its sha256, and why it has no label if so: it is paid for, and kept."""
-    from airflow_provider_bgai.imaging.label import Label, LabelError, write_label
+@dataclass(frozen=True)
+class _Labelled:
+    """A picture's body to be landed.
+
+    :param original: its body as it came, where that says something that the labelled one does not.
+    :param claim: what the manifest says that it came with.
+    :param note: what a person should know.
+    """
+
+    body: bytes
+    original: bytes | None = None
+    claim: Claim | None = None
+    note: str | None = None
+
+
+def _label(file: IO[bytes], call: Call, index: int) -> _Labelled:
+    """A picture without its manifest and with our label; as it came if it can have none: it is paid for, and kept."""
+    from airflow_provider_bgai.imaging.label import LabelError, overwrites, write_label
+    from airflow_provider_bgai.imaging.marks import without_manifest
+    from airflow_provider_bgai.imaging.sign import read_claim
 
     file.seek(0)
-    body, problem = file.read(), None
-    # Nothing in it may differ between two who land the same call.
-    name = f"{call.fingerprint}.{call.number}-{index}"
-    label = Label(vendor=call.vendor, model=call.model, created=call.sent_at, id=name)
+    came = file.read()
     try:
-        body = write_label(body, label)
+        bare = without_manifest(came)
+        body = write_label(bare, call.label(index))
+        if bare is came:
+            return _Labelled(body, original=came if overwrites(came) else None)
     except LabelError as error:
-        problem = str(error)
-    file.seek(0)
-    file.truncate()
-    file.write(body)
-    file.seek(0)
-    return len(body), hashlib.sha256(body).hexdigest(), problem
+        return _Labelled(came, note=f"has no label: {error}")
+    claim = read_claim(came)
+    words = f" ({claim})" if str(claim) else ""
+    note = f"came with a C2PA manifest{words}, which fits no labelled file; it is kept as it came"
+    return _Labelled(body, came, claim, note)

@@ -20,15 +20,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from airflow_provider_bgai.exceptions import BY_REASON, BgaiError, LostError, UnfaithfulError, UnknownOutcomeError
+from airflow_provider_bgai.get_provider_info import system_of
 from airflow_provider_bgai.imaging.fidelity import Verdict
 from airflow_provider_bgai.imaging.inspect import Box, Inspection
+from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label
+from airflow_provider_bgai.imaging.sign import Claim
 from airflow_provider_bgai.layout import out_of_quarantine
 
 State = Literal["sent", "answered", "failed", "unknown", "landed", "quarantined", "lost"]
@@ -48,11 +51,26 @@ IN_VAIN: frozenset[State] = frozenset({"unknown", "lost", "quarantined"})
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
+class Delivered(BaseModel):
+    """A picture as the vendor delivered it, kept because the label changes what it said of itself.
+
+    :param uri: relative to the destination while it stands in a record, whole elsewhere.
+    :param claim: what its C2PA manifest says; None if it has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    sha256: str
+    claim: Claim | None = None
+
+
 class Output(BaseModel):
     """One landed picture. ``bytes`` is its size; sides in px.
 
     :param uri: relative to the destination while it stands in a record, whole elsewhere.
     :param fidelity: whether it shows the product, and by which numbers; None where nobody could compare.
+    :param delivered: how it came; None where nothing but our label was added.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +82,12 @@ class Output(BaseModel):
     height: int
     content_type: str
     fidelity: Verdict | None = None
+    delivered: Delivered | None = None
+
+    def moved(self, named: Callable[[str], str]) -> Output:
+        """The same with other names for its files."""
+        delivered = self.delivered and self.delivered.model_copy(update={"uri": named(self.delivered.uri)})
+        return self.model_copy(update={"uri": named(self.uri), "delivered": delivered})
 
 
 class Thumbnails(BaseModel):
@@ -148,6 +172,31 @@ class Call(BaseModel):
         price = "unknown price" if self.price is None else f"{self.price} {self.currency}"
         task = f" task {self.task_id}," if self.task_id else ""
         return f"{self.vendor}{task} call {self.call_id} ({price})"
+
+    def label(
+        self,
+        index: int,
+        name: str = "",
+        *,
+        source_type: str = SOURCE_TYPES[0],
+        prompt: str | None = None,
+        by_vendor: bool = True,
+    ) -> Label:
+        """What a file says of itself: its ``index``-th picture (from 1), or the rendition ``name`` of that one.
+
+        Nothing in it differs between two who land, or finish, the same call.
+
+        :param prompt: what was asked for, where the shop wants that to be read.
+        :param by_vendor: whether an AI had a part in the file.
+        """
+        return Label(
+            source_type=source_type,
+            vendor=system_of(self.vendor) if by_vendor else None,
+            model=self.model if by_vendor else None,
+            prompt=prompt,
+            created=self.sent_at,
+            id="-".join(filter(None, (f"{self.fingerprint}.{self.number}", str(index), name))),
+        )
 
     def body(self) -> bytes:
         """The record as it is stored."""

@@ -21,9 +21,6 @@ from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.lines import stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage
 
-ASSERTION = "org.airflow-provider-bgai.evidence"
-"""The label of the assertion in a signed file's manifest; entity-specific, as the C2PA specification has them."""
-
 _IN_THE_SHOP = {"uri", "sha256", "landed", "source"}
 """Names of the shop's own places, and the file's own hash, which no file can hold."""
 

@@ -1,5 +1,7 @@
 """From a landed picture to the files that are published: pasted back, rendered, labelled; and what a recipe asks of it.
 
+What the vendor said in the picture goes along into all of them; its C2PA manifest stands in a signed one as that of the
+parent, out of the bytes that it fits, which are in ``incoming/``.
 None of it is part of what is bought. Pictures are finished from what has landed, so that another wish here makes
 new files and no new bill.
 """
@@ -9,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from airflow_provider_bgai.catalogue.evidence import Evidence, evidence_of, keep_evidence
 from airflow_provider_bgai.catalogue.results import Finished
 from airflow_provider_bgai.imaging.fidelity import Placement, Thresholds
-from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, write_label
-from airflow_provider_bgai.imaging.paste import paste_back
+from airflow_provider_bgai.imaging.label import SOURCE_TYPES, Label, LabelError, read_label, writable, write_label
+from airflow_provider_bgai.imaging.marks import bytes_of_marks, carry_marks, without_manifest
+from airflow_provider_bgai.imaging.paste import paste_back, pasted_unseen
 from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, RenditionError, Renditions, render
+from airflow_provider_bgai.imaging.sign import Making
 from airflow_provider_bgai.imaging.verify import Picture, read_header
 from airflow_provider_bgai.layout import Layout, PictureName
 
@@ -29,12 +34,17 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.buying.record import Call, Output
     from airflow_provider_bgai.storage import Storage
 
-Sign = Callable[[bytes, Label], bytes]
+
+class Sign(Protocol):
+    """Signs a labelled file: :func:`~airflow_provider_bgai.imaging.sign.sign` with a certificate."""
+
+    def __call__(self, data: bytes, label: Label, *, making: Making) -> bytes: ...
+
 
 LABEL_BYTES = 10_000
-"""More than a label and a signature take: left free where a rendition has a limit."""
+"""More than a label and a signature take: left free where a rendition has a limit, beside what others' marks take."""
 
-_SHAPING = {"paste_back", "sign", "source_type", "renditions"}
+_SHAPING = {"paste_back", "sign", "source_type", "label_prompt", "renditions"}
 """What changes the published files. The other fields decide whether there are any."""
 
 
@@ -65,6 +75,7 @@ class Finishing(BaseModel):
     :param paste_back: put the product's own pixels over the vendor's: ``auto`` where nobody would see that it was done
         (:func:`~airflow_provider_bgai.imaging.paste.pasted_unseen`), true wherever they lie, false never.
     :param source_type: the IPTC ``DigitalSourceType`` on the label.
+    :param label_prompt: write the prompt on the label, where everybody can read it.
     :param sign: add C2PA provenance, signed with the certificate of the task's ``sign_conn_id``.
     :param renditions: further files of each picture, by name: published as ``<name>/<key>``.
     """
@@ -76,6 +87,7 @@ class Finishing(BaseModel):
     paste_back: Literal["auto"] | bool = "auto"
     sign: bool = False
     source_type: Annotated[str, AfterValidator(_source_type)] = SOURCE_TYPES[0]
+    label_prompt: bool = False
     renditions: Annotated[Renditions, AfterValidator(_renditions)] = Field(default_factory=dict)
 
     @property
@@ -97,12 +109,12 @@ class Finishing(BaseModel):
 
     def publishes(self, output: Output) -> bool:
         """Whether a picture is published as it landed, and nothing else is made of it."""
-        asked = (self.sign, self.renditions, self.source_type != SOURCE_TYPES[0], self.pastes(output))
-        return not any(asked)
+        relabelled = self.source_type != SOURCE_TYPES[0] or self.label_prompt
+        return not (relabelled or self.sign or self.renditions or self.pastes(output))
 
     def needs_source(self, outputs: Iterable[Output]) -> bool:
         """Whether the shop's own cut-out is needed."""
-        return any(rendition.of == "cutout" for rendition in self.renditions.values()) or any(map(self.pastes, outputs))
+        return self.sign or any(it.of == "cutout" for it in self.renditions.values()) or any(map(self.pastes, outputs))
 
 
 def finish(
@@ -112,6 +124,7 @@ def finish(
     finishing: Finishing,
     *,
     source: bytes | None = None,
+    prompt: str | None = None,
     sign: Sign | None = None,
 ) -> tuple[tuple[Finished, ...], tuple[str, ...]]:
     """Make the files to be published of a purchase, and put them below ``_bgai/finished``. Blocking.
@@ -120,30 +133,48 @@ def finish(
 
     :param call: landed.
     :param source: the shop's cut-out; None if ``finishing`` does not need it.
+    :param prompt: what the vendor was asked for; written only where ``finishing`` asks for it.
     :param sign: signs a labelled file; needed where ``finishing`` asks for it.
     :returns: the files, and the problems in words.
     """
     from airflow_provider_bgai.imaging.prepare import read_rgba
 
     if all(map(finishing.publishes, call.images)):
-        return tuple(keep_as_landed(storage, layout, call, finishing)), ()
+        return keep_as_landed(storage, layout, call, finishing), ()
     cutout = read_rgba(source) if source is not None else None
     made: list[tuple[Finished, Evidence]] = []
     problems: list[str] = []
     for index, output in enumerate(call.images, start=1):
-        version = hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16]
-        data = landed_bytes = storage.read(layout.absolute(output.uri))
-        picture = read_rgba(data)
+        landed = storage.read(layout.absolute(output.uri))
+        making = Making(cutout=source)
+        if finishing.sign and output.delivered is not None:
+            try:
+                making = replace(making, original=storage.read(layout.absolute(output.delivered.uri)))
+            except FileNotFoundError:
+                problems.append(f"picture {index}: the vendor's own manifest is lost: {output.delivered.uri} is gone")
+        desk = _Desk(
+            storage,
+            layout,
+            call,
+            index,
+            output,
+            landed,
+            version=hashlib.sha256(f"{output.sha256} {finishing.digest}".encode()).hexdigest()[:16],
+            prompt=writable(prompt) if prompt and finishing.label_prompt else None,
+            sign=sign if finishing.sign else None,
+            making=making,
+        )
+        picture = read_rgba(landed)
+        pasted = None
         if finishing.pastes(output):
             placement = output.fidelity.placement if output.fidelity else None
             if cutout is None or placement is None:
                 problems.append(f"picture {index} is not pasted back: nobody knows where the product lies")
             else:
-                picture, data = _pasted_back(cutout, picture, placement, data)
-        pasted = data is not landed_bytes
-        desk = _Desk(storage, layout, version, call, index, output, pasted, sign if finishing.sign else None)
+                picture, pasted = _pasted_back(cutout, picture, placement, landed)
+                desk = replace(desk, making=replace(making, pasted=True))
         try:
-            made.append(desk.picture(data, finishing))
+            made.append(desk.picture(pasted, finishing.source_type))
         except LabelError as error:
             problems.append(f"picture {index}: {error}")
         for name, rendition in finishing.renditions.items():
@@ -155,71 +186,107 @@ def finish(
     return tuple(file for file, _ in made), tuple(problems)
 
 
-def keep_as_landed(storage: Storage, layout: Layout, call: Call, finishing: Finishing) -> list[Finished]:
+def keep_as_landed(storage: Storage, layout: Layout, call: Call, finishing: Finishing) -> tuple[Finished, ...]:
     """The files of pictures that are published as they landed, with their evidence written down. Blocking."""
-    files = [Finished(**it.model_dump(), rendition="", index=index) for index, it in enumerate(call.images, start=1)]
-    seen = [
-        evidence_of(call, it, it.index, label=label_of(call, it.index)).of_file(it.uri, it.sha256) for it in files
-    ]
-    keep_evidence(storage, layout, finishing.digest, seen)
-    return files
+    made = [_as_landed(call, index, output) for index, output in enumerate(call.images, start=1)]
+    keep_evidence(storage, layout, finishing.digest, [evidence for _, evidence in made])
+    return tuple(file for file, _ in made)
+
+
+def _as_landed(call: Call, index: int, output: Output) -> tuple[Finished, Evidence]:
+    file = Finished(**output.model_dump(), rendition="", index=index)
+    return file, evidence_of(call, output, index, label=call.label(index)).of_file(output.uri, output.sha256)
 
 
 @dataclass(frozen=True)
 class _Desk:
-    """Where the files of one landed picture are labelled and put away."""
+    """Where the files of one landed picture are labelled and put away.
+
+    :ivar landed: its bytes, with all that the vendor says in them but a manifest.
+    :ivar making: how it came about, up to the picture itself.
+    """
 
     storage: Storage
     layout: Layout
-    version: str
     call: Call
     index: int
+    output: Output
+    landed: bytes
+    version: str
+    prompt: str | None
     sign: Sign | None
+    making: Making
 
-    def picture(self, output: Output, data: bytes, finishing: Finishing, *, pasted: bool) -> Finished:
+    def picture(self, pasted: bytes | None, source_type: str) -> tuple[Finished, Evidence]:
         """The picture itself: what has landed, if that is what is asked for."""
-        label = read_label(data)
-        if pasted or self.sign or label is None or label.source_type != finishing.source_type:
-            return self.keep("", data, read_header(data), finishing.source_type)
-        return Finished(**output.model_dump(), rendition="", index=self.index)
+        if pasted is not None:
+            like = read_header(pasted)
+            changed = like.extension != read_header(self.landed).extension
+            steps = (("c2pa.converted", None),) if changed else ()
+            data, notes = self._carried(pasted)
+            return self.keep("", data, like, self.label("", source_type), notes=notes, steps=steps)
+        label, wanted, bare = read_label(self.landed), self.label("", source_type), without_manifest(self.landed)
+        as_wanted = label is not None and (label.source_type, label.prompt) == (wanted.source_type, wanted.prompt)
+        if as_wanted and self.sign is None and bare is self.landed:
+            return _as_landed(self.call, self.index, self.output)
+        return self.keep("", bare, read_header(bare), wanted)
 
     def render(
         self, name: str, rendition: Rendition, picture: Image.Image, cutout: Image.Image | None, source_type: str
-    ) -> Finished:
-        image = picture
-        if rendition.of == "cutout":
-            if cutout is None:
-                raise RenditionError("of='cutout': the shop's own picture is not at hand")
-            image = cutout
+    ) -> tuple[Finished, Evidence]:
+        """A rendition, with what the vendor says in the picture that it shows."""
+        by_vendor = rendition.of == "picture"
+        if not by_vendor and cutout is None:
+            raise RenditionError("of='cutout': the shop's own picture is not at hand")
         if rendition.max_bytes is not None:
-            rendition = rendition.model_copy(update={"max_bytes": max(1, rendition.max_bytes - LABEL_BYTES)})
-        made = render(image, rendition)
-        return self.keep(name, made.data, made, source_type, made.notes, by_vendor=rendition.of == "picture")
+            left = max(1, rendition.max_bytes - LABEL_BYTES - self._bytes_of_marks(by_vendor))
+            rendition = rendition.model_copy(update={"max_bytes": left})
+        made = render(picture if by_vendor or cutout is None else cutout, rendition)
+        data, notes = self._carried(made.data) if by_vendor else (made.data, ())
+        steps = tuple(_steps(rendition, made, picture.size, read_header(self.landed).extension))
+        label = self.label(name, source_type, by_vendor=by_vendor)
+        return self.keep(name, data, made, label, notes=(*made.notes, *notes), steps=steps, rendered=rendition)
+
+    def _carried(self, made: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """A file made of the landed one, with what the vendor says in that; or without it and with the reason."""
+        try:
+            return carry_marks(self.landed, made), ()
+        except LabelError as error:
+            return made, (f"the vendor's own marks are not carried over: {error}",)
+
+    def _bytes_of_marks(self, by_vendor: bool) -> int:
+        """Roughly what others' marks take in a file: XMP, and if it is signed the manifests of what it is made of."""
+        parts = (self.making.original if by_vendor else None, self.making.cutout) if self.sign is not None else ()
+        carried = bytes_of_marks(self.landed, manifest=False) if by_vendor else 0
+        return carried + sum(bytes_of_marks(part, manifest=True) for part in parts if part is not None)
+
+    def label(self, name: str, source_type: str, *, by_vendor: bool = True) -> Label:
+        """The label of the picture itself (``""``) or of a rendition."""
+        prompt = self.prompt if by_vendor else None
+        return self.call.label(self.index, name, source_type=source_type, prompt=prompt, by_vendor=by_vendor)
 
     def keep(
         self,
         name: str,
         data: bytes,
         like: Picture | Rendered,
-        source_type: str,
-        notes: tuple[str, ...] = (),
+        label: Label,
         *,
-        by_vendor: bool = True,
-    ) -> Finished:
-        label = Label(
-            source_type=source_type,
-            vendor=self.call.vendor if by_vendor else None,
-            model=self.call.model if by_vendor else None,
-            created=self.call.sent_at,
-            id="-".join(filter(None, (f"{self.call.fingerprint}.{self.call.number}", str(self.index), name))),
-        )
+        notes: tuple[str, ...] = (),
+        steps: tuple[tuple[str, str | None], ...] = (),
+        rendered: Rendition | None = None,
+    ) -> tuple[Finished, Evidence]:
         data = write_label(data, label)
+        of_cutout = rendered is not None and rendered.of == "cutout"
+        pasted = self.making.pasted and not of_cutout
+        evidence = evidence_of(self.call, self.output, self.index, label=label, pasted=pasted)
+        evidence = evidence.model_copy(update={"rendition": name, "rendered": rendered})
         if self.sign is not None:
-            data = self.sign(data, label)
+            data = self.sign(data, label, making=replace(self.making, steps=steps, evidence=evidence.assertion()))
         place = PictureName(self.call.fingerprint, self.call.number, self.index, len(self.call.images))
         uri = self.layout.finished(place, self.version, name, like.extension)
         self.storage.put(uri, data, content_type=like.content_type, metadata={"id": label.id})
-        return Finished(
+        file = Finished(
             rendition=name,
             index=self.index,
             uri=self.layout.relative(uri),
@@ -228,8 +295,21 @@ class _Desk:
             width=like.width,
             height=like.height,
             content_type=like.content_type,
+            delivered=self.output.delivered if label.vendor is not None else None,
             notes=notes,
         )
+        return file, evidence.of_file(file.uri, file.sha256)
+
+
+def _steps(
+    rendition: Rendition, made: Rendered, size: tuple[int, int], extension: str
+) -> Iterator[tuple[str, str | None]]:
+    """What a rendition does to a picture of this size, as actions of C2PA."""
+    if (made.width, made.height) != size:
+        yield "c2pa.resized", f"fit: {rendition.fit}"
+    if rendition.icon is not None:
+        yield "c2pa.edited", "a visible mark: AI"
+    yield ("c2pa.transcoded" if made.extension == extension else "c2pa.converted"), None
 
 
 def _pasted_back(

@@ -359,11 +359,19 @@ class _Walk:
         """The results of a picture, with the files to be published of it."""
         buyer, finishing = self.shard.buyer, self.shard.finishing_of(self.item)
         results = landed_results(self.item, call, buyer.run, self.source)
+        assert self.source is not None
         known: dict[str, object] = {"finishing": finishing.digest}
         try:
-            source = self.source.data if self.source and finishing.needs_source(call.images) else None
+            source = self.source.data if finishing.needs_source(call.images) else None
             make = partial(
-                finish, buyer.storage, buyer.ledger.layout, call, finishing, source=source, sign=self.shard.sign
+                finish,
+                buyer.storage,
+                buyer.ledger.layout,
+                call,
+                finishing,
+                source=source,
+                prompt=self.item.request.get("prompt"),
+                sign=self.shard.sign,
             )
             files, problems = await asyncio.get_running_loop().run_in_executor(PIXELS, make)
         except store_errors(InvalidRequestError, OSError, ValueError) as error:

@@ -1,11 +1,12 @@
 """The machine-readable label of a published picture: that AI took part, whose, when, and which picture this is.
 
 What is written are properties of an XMP packet; :mod:`~airflow_provider_bgai.imaging.xmp` knows where in a file the
-packet lies. Properties of others in the packet are kept. Publishing fails closed: a file goes out only if
+packet lies. Properties of others in the packet are kept, but for those of the same name, and a link to a C2PA manifest
+elsewhere, which fits the file no longer. Publishing fails closed: a file goes out only if
 ``read_label(stored bytes) == label``.
 
-Sources: IPTC Photo Metadata Standard 2025.1 (DigitalSourceType, AISystemUsed, AISystemVersionUsed), the IPTC
-vocabulary http://cv.iptc.org/newscodes/digitalsourcetype/, the XMP specification part 1.
+Sources: IPTC Photo Metadata Standard 2025.1 (DigitalSourceType, AISystemUsed, AISystemVersionUsed,
+AIPromptInformation), the IPTC vocabulary http://cv.iptc.org/newscodes/digitalsourcetype/, the XMP specification part 1.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
-from airflow_provider_bgai.imaging.xmp import LabelError, find_packet
+from airflow_provider_bgai.imaging.containers import LabelError
+from airflow_provider_bgai.imaging.xmp import find_packet
 
-__all__ = ["SOURCE_TYPES", "VOCABULARY", "Label", "LabelError", "read_label", "write_label"]
+__all__ = ["SOURCE_TYPES", "VOCABULARY", "Label", "LabelError", "overwrites", "read_label", "write_label"]
 
 SOURCE_TYPES = (
     "compositeWithTrainedAlgorithmicMedia",  # a photograph with parts that a trained model made: our backgrounds
@@ -41,13 +43,15 @@ _PROPERTIES = {
     "source_type": ("Iptc4xmpExt", "DigitalSourceType"),
     "vendor": ("Iptc4xmpExt", "AISystemUsed"),
     "model": ("Iptc4xmpExt", "AISystemVersionUsed"),
+    "prompt": ("Iptc4xmpExt", "AIPromptInformation"),
     "created": ("xmp", "CreateDate"),
     "id": ("dc", "identifier"),
 }
 # As the XML parser names them.
 _RDF = f"{{{_NAMESPACES['rdf']}}}RDF"
 _NAMES = {field: f"{{{_NAMESPACES[prefix]}}}{local}" for field, (prefix, local) in _PROPERTIES.items()}
-_EMPTY_PACKET = (
+_LINKED_MANIFEST = "{http://purl.org/dc/terms/}provenance"
+EMPTY_PACKET = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
     f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_NAMESPACES["rdf"]}"></rdf:RDF></x:xmpmeta>\n'
     '<?xpacket end="w"?>'
@@ -65,8 +69,9 @@ class Label:
     """What a published picture says of itself.
 
     :param source_type: one of :data:`SOURCE_TYPES`.
-    :param vendor: the AI system: the connection type without ``bgai_``; None if none had a part in it.
+    :param vendor: vendor and system in full, like "Acme, Image API v2"; None if none had a part in it.
     :param model: its model or version, where it is known.
+    :param prompt: what the system was asked for; only where the shop wants it to be read.
     :param created: when the picture was made, seconds since 1970; kept to the second.
     :param id: names this picture, e.g. ``"<fingerprint>-1"``.
     :raises LabelError: for a value that cannot be written.
@@ -75,13 +80,14 @@ class Label:
     source_type: str = SOURCE_TYPES[0]
     vendor: str | None = None
     model: str | None = None
+    prompt: str | None = None
     created: float
     id: str
 
     def __post_init__(self) -> None:
         if self.source_type not in SOURCE_TYPES:
             raise LabelError(f"source_type={self.source_type!r}: must be one of {', '.join(SOURCE_TYPES)}")
-        for name in ("vendor", "model", "id"):
+        for name in ("vendor", "model", "prompt", "id"):
             value = getattr(self, name)
             if value is None and name != "id":
                 continue
@@ -91,6 +97,11 @@ class Label:
         if not 0 <= self.created < 253_402_300_800:
             raise LabelError(f"created={self.created!r}: must be seconds since 1970")
         object.__setattr__(self, "created", float(int(self.created)))
+
+
+def writable(text: str) -> str:
+    """A text without what XML cannot hold."""
+    return _UNWRITABLE.sub(" ", text)
 
 
 def write_label(data: bytes, label: Label) -> bytes:
@@ -118,7 +129,24 @@ def read_label(data: bytes) -> Label | None:
     return None if packet is None else _read(packet)
 
 
-def _text(packet: bytes) -> str:
+def overwrites(data: bytes) -> bool:
+    """Whether a label would replace what a picture says of itself already: its origin, its system, or an identity; or
+    take out its link to a C2PA manifest that lies elsewhere. Then somebody has to keep the file as it is.
+
+    :raises LabelError: if the file or its XMP is damaged.
+    """
+    text = packet_text(find_packet(data).packet or b"")
+    if not text:
+        return False
+    try:
+        nodes = list(ElementTree.fromstring(text).iter())
+    except ElementTree.ParseError as error:
+        raise LabelError(f"its XMP is not XML: {error}") from None
+    said = {_LINKED_MANIFEST, *(name for field, name in _NAMES.items() if field != "created")}
+    return any(not said.isdisjoint((node.tag, *node.attrib)) for node in nodes)
+
+
+def packet_text(packet: bytes) -> str:
     """The XML of a packet, without what surrounds it; empty if there is none.
 
     Refuses what could take gigabytes or hours: document types (XMP must not have them), and such depth and such
@@ -152,7 +180,7 @@ def _text(packet: bytes) -> str:
 
 
 def _read(packet: bytes) -> Label | None:
-    text = _text(packet)
+    text = packet_text(packet)
     if not text:
         return None
     try:
@@ -174,6 +202,7 @@ def _read(packet: bytes) -> Label | None:
             source_type=single["source_type"].removeprefix(VOCABULARY),
             vendor=single.get("vendor"),
             model=single.get("model"),
+            prompt=single.get("prompt"),
             created=datetime.strptime(single["created"], _TIME).replace(tzinfo=UTC).timestamp(),
             id=single["id"],
         )
@@ -183,10 +212,11 @@ def _read(packet: bytes) -> Label | None:
 
 def _merged(packet: bytes | None, label: Label) -> bytes:
     """The packet with our properties instead of those of the same name."""
-    names = set(_NAMES.values())
+    names = {_LINKED_MANIFEST, *_NAMES.values()}
     try:
         # The canonical form keeps prefixes, and has neither empty-element tags nor comments, so RDF has a plain end.
-        text = ElementTree.canonicalize(_text(packet or b"") or _EMPTY_PACKET, exclude_attrs=names, exclude_tags=names)
+        old = packet_text(packet or b"") or EMPTY_PACKET
+        text = ElementTree.canonicalize(old, exclude_attrs=names, exclude_tags=names)
     except (ElementTree.ParseError, ValueError) as error:
         raise LabelError(f"its XMP is not XML: {error}") from None
     ends = [match.start() for match in re.finditer(r"</(?:[^<>\s:]+:)?RDF>", text)]
@@ -204,6 +234,7 @@ def _description(label: Label, text: str) -> str:
         "source_type": VOCABULARY + label.source_type,
         "vendor": label.vendor,
         "model": label.model,
+        "prompt": label.prompt,
         "created": datetime.fromtimestamp(label.created, UTC).strftime(_TIME),
         "id": label.id,
     }

@@ -1,7 +1,7 @@
 """Further sizes and formats of one picture, by recipe: for a shop system, a marketplace, a thumbnail.
 
 A rendition pads, extends or scales; it never stretches, and enlarges only where ``upscale`` says so. Equal input gives
-equal bytes. No metadata is carried over; labels are written afterwards, into the bytes made here.
+equal bytes. No metadata is carried over here; marks and labels are written afterwards, into the bytes made here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_bgai.imaging.extend import extended
+from airflow_provider_bgai.imaging.icon import Corner, with_icon
 from airflow_provider_bgai.imaging.white import white_jpeg
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Rendition(BaseModel):
     :param background: of ``pad`` and ``cutout``, as ``#RRGGBB``.
     :param fill: share of the frame that the product's bounding box spans, in the direction it touches first.
     :param upscale: the largest factor a picture may be enlarged by.
+    :param icon: the corner in which a small "AI" says for people that the picture is made with AI; None for none.
     :param source_type: the IPTC ``DigitalSourceType`` this channel wants on the label. Carried through only.
     """
 
@@ -72,6 +74,7 @@ class Rendition(BaseModel):
     background: str = Field(default="#FFFFFF", pattern=r"^#[0-9a-fA-F]{6}$")
     fill: float | None = Field(default=None, gt=0, le=1)
     upscale: float = Field(default=1.0, ge=1, le=16)
+    icon: Corner | None = None
     source_type: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
@@ -82,6 +85,8 @@ class Rendition(BaseModel):
             raise ValueError("fit='extend' has nothing to extend behind of='cutout'; use fit='pad'")
         if self.fill is not None and (self.of != "cutout" or self.fit != "pad"):
             raise ValueError("fill needs of='cutout' and fit='pad': only there it is known where the product is")
+        if self.of == "cutout" and self.icon is not None:
+            raise ValueError("icon is not for of='cutout', in which no AI has a part")
         if self.format == "png" and self.quality is not None:
             raise ValueError("quality is not for format='png', which loses nothing")
         for side in ("width", "height"):
@@ -290,10 +295,11 @@ def _draw(picture: Image.Image, rendition: Rendition, layout: _Layout) -> tuple[
         flat.paste(inner, mask=inner)
         inner = flat
     if rendition.fit == "extend":
-        return extended(inner, layout.frame, place), outside
-    canvas = Image.new("RGB", layout.frame, rendition.background)
-    canvas.paste(inner, place)
-    return canvas, outside
+        canvas = extended(inner, layout.frame, place)
+    else:
+        canvas = Image.new("RGB", layout.frame, rendition.background)
+        canvas.paste(inner, place)
+    return canvas if rendition.icon is None else with_icon(canvas, rendition.icon), outside
 
 
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

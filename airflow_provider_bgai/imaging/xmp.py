@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from airflow_provider_bgai.imaging.containers import (
+    Box,
+    LabelError,
+    avif_box,
+    avif_boxes,
+    jpeg_segments,
+    png_chunks,
+    webp_chunks,
+    webp_file,
+)
 from airflow_provider_bgai.models import picture_type
 
 # A JPEG holds 65 kB. More is a picture editor's history, or made to keep a reader busy.
 MAX_PACKET = 250_000
-
-
-class LabelError(ValueError):
-    """The file cannot be labelled, or its label cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ _PNG_XMP = b"XML:com.adobe.xmp\0"
 
 def _png(data: bytes) -> Slot:
     places = []
-    for kind, start, end in _png_chunks(data):
+    for kind, start, end in png_chunks(data):
         if kind == b"iTXt" and data.startswith(_PNG_XMP, start + 8):
             body = data[start + 8 : end - 4]
             if zlib.crc32(kind + body) != int.from_bytes(data[end - 4 : end]):
@@ -88,19 +94,6 @@ def _png(data: bytes) -> Slot:
         return splice(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)))
 
     return Slot(packet, put)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    at = 8
-    while True:
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = data[at + 4 : at + 8], at + 12 + length
-        if end > len(data) or (kind == b"IHDR") != (at == 8):
-            raise LabelError("the png is damaged or cut off: its chunks are not in order")
-        yield kind, at, end
-        if kind == b"IEND":
-            return
-        at = end
 
 
 def _png_text(rest: bytes) -> bytes:
@@ -123,7 +116,7 @@ _SEGMENT_MAX = 0xFFFF - 2
 
 def _jpeg(data: bytes) -> Slot:
     places, empty, head = [], 2, True
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in jpeg_segments(data):
         body = data[start + 4 : end]
         if marker == 0xE1 and body.startswith(_JPEG_XMP):
             places.append((start, end, body[len(_JPEG_XMP) :]))
@@ -145,46 +138,15 @@ def _jpeg(data: bytes) -> Slot:
     return Slot(packet, put)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of every segment before the pixels."""
-    at = 2
-    while True:
-        while data[at] == data[at + 1] == 0xFF:  # any marker may have fill bytes before it
-            at += 1
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        end = at + 2 + length
-        if data[at] != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2 or end > len(data):
-            raise LabelError("the jpg is damaged or cut off: its segments are not in order")
-        yield marker, at, end
-        at = end
-
-
 # WebP
 
 _HAS_XMP, _HAS_ALPHA = 0x04, 0x10
 
 
 def _webp(data: bytes) -> Slot:
-    riff_end = 8 + int.from_bytes(data[4:8], "little")
-    if data[:4] != b"RIFF" or riff_end > len(data):
-        raise LabelError("the webp is damaged or cut off")
-    chunks: list[tuple[bytes, bytes]] = []
-    at = 12
-    while at < riff_end:
-        kind, length = struct.unpack_from("<4sI", data, at)
-        body = data[at + 8 : at + 8 + length]
-        if len(body) < length or (kind == b"VP8X" and (length != 10 or chunks)):
-            raise LabelError("the webp is damaged or cut off: its chunks are not in order")
-        chunks.append((kind, body))
-        at += 8 + length + length % 2
-    if not chunks:
-        raise LabelError("the webp is damaged: it holds nothing")
+    chunks, behind = webp_chunks(data)
     if chunks[0][0] != b"VP8X":
         chunks.insert(0, (b"VP8X", _webp_header(*chunks[0])))
-    behind = data[at:]
     start, end, packet = _only(
         [(i, i + 1, body) for i, (kind, body) in enumerate(chunks) if kind == b"XMP "], len(chunks)
     )
@@ -192,10 +154,7 @@ def _webp(data: bytes) -> Slot:
     def put(packet: bytes) -> bytes:
         header = bytes([chunks[0][1][0] | _HAS_XMP]) + chunks[0][1][1:]
         whole = [(b"VP8X", header), *chunks[1:start], (b"XMP ", packet), *chunks[end:]]
-        body = b"".join(
-            (b"WEBP", *(kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2) for kind, body in whole))
-        )
-        return b"".join((b"RIFF", struct.pack("<I", len(body)), body, behind))
+        return webp_file(whole, behind)
 
     return Slot(packet, put)
 
@@ -225,16 +184,6 @@ _META_SINGLE = (b"pitm", b"iinf", b"iloc", b"iref", b"idat", b"grpl")
 
 
 @dataclass(frozen=True)
-class _Box:
-    """A box lies at ``start`` to ``end``, its body begins at ``body``; all of them positions in the file."""
-
-    kind: bytes
-    start: int
-    body: int
-    end: int
-
-
-@dataclass(frozen=True)
 class _Item:
     """Where an item lies: ``extents`` of (index, offset, length).
 
@@ -250,7 +199,7 @@ class _Item:
 class _Fields:
     """Reads numbers and texts one after the other."""
 
-    def __init__(self, data: bytes, box: _Box) -> None:
+    def __init__(self, data: bytes, box: Box) -> None:
         self.data, self.at, self.end = data, box.body, box.end
 
     def number(self, size: int) -> int:
@@ -275,33 +224,15 @@ class _Fields:
         return self.data[start : self.at - 1]
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
-    while start < end:
-        size, kind = struct.unpack_from(">I4s", data, start)
-        body = start + 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, body)
-            body += 8
-        box_end = start + size if size else end
-        if not body <= box_end <= end:
-            raise LabelError(f"the avif is damaged or cut off: the box {kind!r} has no end")
-        yield _Box(kind, start, body, box_end)
-        start = box_end
-
-
-def _box(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I4s", 8 + len(body), kind) + body
-
-
 def _avif(data: bytes) -> Slot:
-    top = list(_boxes(data, 0, len(data)))
+    top = list(avif_boxes(data, 0, len(data)))
     if any(box.kind in (b"moov", b"moof") for box in top):
         raise LabelError("an animated AVIF: only still ones can be labelled")
     metas = [box for box in top if box.kind == b"meta"]
     if len(metas) != 1:
         raise LabelError(f"the avif is damaged: it has {len(metas)} boxes meta")
     meta = metas[0]
-    inside = list(_boxes(data, meta.body + 4, meta.end))
+    inside = list(avif_boxes(data, meta.body + 4, meta.end))
     by_kind = {box.kind: box for box in inside}
     if not {b"pitm", b"iinf", b"iloc"} <= by_kind.keys() or any(
         [box.kind for box in inside].count(kind) > 1 for kind in _META_SINGLE
@@ -320,7 +251,7 @@ def _avif(data: bytes) -> Slot:
         raise LabelError("the avif is damaged: an XMP packet lies nowhere, or twice")
     idat = by_kind.get(b"idat")
     start, end, old = _only([_place(data, item, idat) for item in places], len(data))
-    groups = _boxes(data, by_kind[b"grpl"].body, by_kind[b"grpl"].end) if b"grpl" in by_kind else ()
+    groups = avif_boxes(data, by_kind[b"grpl"].body, by_kind[b"grpl"].end) if b"grpl" in by_kind else ()
     group_ids = [int.from_bytes(data[group.body + 4 : group.body + 8]) for group in groups]
     new_id = places[0].id if places else max(primary, *kinds, *(item.id for item in items), *group_ids) + 1
     others = [item for item in items if item not in places]
@@ -347,18 +278,18 @@ def _avif(data: bytes) -> Slot:
                 if not iref:
                     changed[b"iinf"] += changed[b"iref"]
             pieces = [changed.get(box.kind, bytes(kept[box.start : box.end])) for box in inside]
-            return _box(b"meta", bytes(kept[meta.body : meta.body + 4]) + b"".join(pieces))
+            return avif_box(b"meta", bytes(kept[meta.body : meta.body + 4]) + b"".join(pieces))
 
         # All numbers have a fixed width: the box has its final size before they are known.
         growth = len(new_meta(0, 0)) - (meta.end - meta.start)
         tail = bytes(kept[meta.end :])
         head = bytes(kept[: meta.start]) + new_meta(growth, len(kept) + growth + 8)
-        return b"".join((head, tail, _box(b"mdat", packet)))
+        return b"".join((head, tail, avif_box(b"mdat", packet)))
 
     return Slot(old, put)
 
 
-def _spans(item: _Item, idat: _Box | None) -> list[tuple[int, int]]:
+def _spans(item: _Item, idat: Box | None) -> list[tuple[int, int]]:
     """Start and end in this file of every part of an item."""
     if item.source or item.method not in (0, 1) or (item.method == 1 and idat is None):
         return []
@@ -366,7 +297,7 @@ def _spans(item: _Item, idat: _Box | None) -> list[tuple[int, int]]:
     return [(zero + offset, zero + offset + length) for _, offset, length in item.extents]
 
 
-def _place(data: bytes, item: _Item, idat: _Box | None) -> tuple[int, int, bytes]:
+def _place(data: bytes, item: _Item, idat: Box | None) -> tuple[int, int, bytes]:
     spans = _spans(item, idat)
     if len(spans) != 1 or spans[0][1] > len(data):
         raise LabelError("the avif is unusual: its XMP packet is in pieces, or outside of the file")
@@ -374,7 +305,7 @@ def _place(data: bytes, item: _Item, idat: _Box | None) -> tuple[int, int, bytes
     return start, end, data[start:end]
 
 
-def _moved(item: _Item, meta: _Box, growth: int, file_size: int) -> _Item:
+def _moved(item: _Item, meta: Box, growth: int, file_size: int) -> _Item:
     """The item when the box meta has grown, and everything behind it has moved."""
     if item.method or item.source:
         return item
@@ -386,12 +317,12 @@ def _moved(item: _Item, meta: _Box, growth: int, file_size: int) -> _Item:
     return replace(item, extents=tuple(extents))
 
 
-def _item_kinds(data: bytes, iinf: _Box) -> dict[int, bytes]:
+def _item_kinds(data: bytes, iinf: Box) -> dict[int, bytes]:
     """The type of every item; of one that is a file of its own (mime), its content type."""
     kinds = {}
     fields = _Fields(data, iinf)
     count = fields.count(4 if fields.version() else 2)
-    boxes = list(_boxes(data, fields.at, iinf.end))
+    boxes = list(avif_boxes(data, fields.at, iinf.end))
     if len(boxes) != count:
         raise LabelError(f"the avif is damaged: it lists {len(boxes)} items and says {count}")
     for box in boxes:
@@ -404,16 +335,18 @@ def _item_kinds(data: bytes, iinf: _Box) -> dict[int, bytes]:
     return kinds
 
 
-def _iinf(data: bytes, iinf: _Box, new_id: int) -> bytes:
+def _iinf(data: bytes, iinf: Box, new_id: int) -> bytes:
     """The list of items with one more: the packet."""
     fields = _Fields(data, iinf)
     size = 4 if fields.version() else 2
     count = fields.number(size) + 1
-    entry = _box(b"infe", struct.pack(">IHH4s", 2 << 24, new_id, 0, b"mime") + b"XMP\0" + _XMP_TYPE + b"\0")
-    return _box(b"iinf", data[iinf.body : iinf.body + 4] + count.to_bytes(size) + data[fields.at : iinf.end] + entry)
+    entry = avif_box(b"infe", struct.pack(">IHH4s", 2 << 24, new_id, 0, b"mime") + b"XMP\0" + _XMP_TYPE + b"\0")
+    return avif_box(
+        b"iinf", data[iinf.body : iinf.body + 4] + count.to_bytes(size) + data[fields.at : iinf.end] + entry
+    )
 
 
-def _items(data: bytes, iloc: _Box) -> tuple[int, list[_Item]]:
+def _items(data: bytes, iloc: Box) -> tuple[int, list[_Item]]:
     """Version of the box, and where every item lies."""
     fields = _Fields(data, iloc)
     version = fields.version()
@@ -448,23 +381,23 @@ def _iloc(version: int, items: list[_Item]) -> bytes:
         pieces.append(struct.pack(">" + wide, item.id) + (struct.pack(">H", item.method) if version else b""))
         pieces.append(struct.pack(">HH", item.source, len(item.extents)))
         pieces += [struct.pack(">III", *extent)[0 if version else 4 :] for extent in item.extents]
-    return _box(b"iloc", b"".join(pieces))
+    return avif_box(b"iloc", b"".join(pieces))
 
 
-def _references(data: bytes, iref: _Box) -> list[tuple[bytes, int, list[int]]]:
+def _references(data: bytes, iref: Box) -> list[tuple[bytes, int, list[int]]]:
     """What each item refers to: kind of reference, from, to."""
     fields = _Fields(data, iref)
     size = 4 if fields.version() else 2
     found = []
-    for box in _boxes(data, fields.at, iref.end):
+    for box in avif_boxes(data, fields.at, iref.end):
         entry = _Fields(data, box)
         found.append((box.kind, entry.number(size), [entry.number(size) for _ in range(entry.number(2))]))
     return found
 
 
-def _iref(data: bytes, iref: _Box | None, new_id: int, primary: int) -> bytes:
+def _iref(data: bytes, iref: Box | None, new_id: int, primary: int) -> bytes:
     """The list of references with one more: the packet describes the primary item."""
     before = data[iref.body : iref.end] if iref else bytes(4)
     size = 4 if before[0] else 2
-    entry = _box(b"cdsc", new_id.to_bytes(size) + (1).to_bytes(2) + primary.to_bytes(size))
-    return _box(b"iref", before + entry)
+    entry = avif_box(b"cdsc", new_id.to_bytes(size) + (1).to_bytes(2) + primary.to_bytes(size))
+    return avif_box(b"iref", before + entry)

@@ -242,7 +242,7 @@ def place(ledger: Ledger, call: Call, destination: str) -> list[dict[str, Any]]:
         uri = name_output(destination, index, output.uri.rpartition(".")[2])
         original = ledger.layout.absolute(output.uri)
         ledger.storage.insist(lambda original=original, uri=uri: ledger.storage.copy(original, uri), uri)  # type: ignore[misc]
-        images.append(output.model_copy(update={"uri": uri}).model_dump(mode="json"))
+        images.append(output.moved(ledger.layout.absolute).model_copy(update={"uri": uri}).model_dump(mode="json"))
     return images
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_bgai.exceptions import InvalidRequestError
+from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.operators._lineage import OpenLineage, alias, update
 from airflow_provider_bgai.operators._metrics import count_hooks
 from airflow_provider_bgai.operators._task import (
@@ -103,12 +104,15 @@ class LandBackgroundOperator(Shown, OpenLineage, BaseOperator):
         return asyncio.run(self._landed(storage, hook, task_id))
 
     async def _landed(self, storage: Storage, hook: BackgroundHook, task_id: str) -> TaskResult:
-        from airflow_provider_bgai.buying.landing import check_destination, land, name_output
+        from airflow_provider_bgai.buying.landing import check_destination, destination_root, land, name_output
         from airflow_provider_bgai.buying.record import Call
         from airflow_provider_bgai.models import Generation
 
         def there(index: int, count: int, sha256: str, extension: str, good: bool) -> str:
             return name_output(self.destination, index, extension)
+
+        def keep(index: int, count: int, extension: str) -> str:
+            return Layout(destination_root(self.destination)).delivered(task_id, index, count, extension)
 
         try:
             known = Generation(vendor=hook.vendor, state="pending", task_id=task_id)
@@ -134,7 +138,7 @@ class LandBackgroundOperator(Shown, OpenLineage, BaseOperator):
                 warnings=generation.warnings,
                 inspection=inspection("ignore"),
             )
-            landing = await land(hook, generation, storage, call, None, there)
+            landing = await land(hook, generation, storage, call, None, there, keep)
         finally:
             count_hooks([hook])
             await hook.aclose()

@@ -15,6 +15,7 @@ from airflow_provider_bgai.catalogue.finishing import Finishing, finish
 from airflow_provider_bgai.exceptions import TooManyFailuresError
 from airflow_provider_bgai.imaging.fidelity import Placement, Verdict
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
+from airflow_provider_bgai.imaging.sign import Making
 from airflow_provider_bgai.layout import Layout, PictureName
 from airflow_provider_bgai.sandbox import paint
 from tests.buying.kept import call
@@ -144,7 +145,7 @@ def test_the_same_wish_makes_the_same_files_and_another_one_others(storage, layo
 def test_a_signature_comes_after_the_label(storage, layout, landed):
     signed = []
 
-    def sign(data: bytes, label: Label) -> bytes:
+    def sign(data: bytes, label: Label, *, making: Making) -> bytes:
         assert read_label(data) == label
         signed.append(label.id)
         return data

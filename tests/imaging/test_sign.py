@@ -1,97 +1,41 @@
 from __future__ import annotations
 
-import datetime
+import hashlib
 import io
-import json
 import sys
-from typing import Any
 
-import c2pa
-import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+from airflow_provider_bgai import __version__
 from airflow_provider_bgai.imaging.label import Label, LabelError, read_label, write_label
-from airflow_provider_bgai.imaging.sign import sign
+from airflow_provider_bgai.imaging.marks import without_manifest
+from airflow_provider_bgai.imaging.sign import Claim, Making, read_claim, sign
+from tests.imaging.signed import (
+    CERTIFICATES,
+    KEY,
+    ROOT,
+    ROOT_KEY,
+    TYPES,
+    actions,
+    failures,
+    issue,
+    pem,
+    picture,
+    read,
+)
 
-TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}
 LABEL = Label(vendor="photoroom", model="studio-3", created=1_800_000_000, id="5f3c9a-1")
 VENDORS_LABEL = Label(source_type="trainedAlgorithmicMedia", vendor="gptge", created=1_790_000_000, id="theirs")
 
 
-def issue(subject: str, key: Any, root_key: Any) -> bytes:
-    """A certificate for ``key``, as the C2PA specification wants it (14.5); of the root itself if both keys are one."""
-
-    def name(common: str) -> x509.Name:
-        return x509.Name(
-            [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A shop"), x509.NameAttribute(NameOID.COMMON_NAME, common)]
-        )
-
-    root, now = key is root_key, datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name(subject))
-        .issuer_name(name("root"))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.BasicConstraints(root, None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
-        .add_extension(
-            x509.KeyUsage(not root, False, False, False, False, root, root, False, False),
-            critical=True,
-        )
-    )
-    if not root:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
-    return builder.sign(root_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def pem(key: Any) -> bytes:
-    found: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return found
-
-
-ROOT_KEY, KEY, OTHER_KEY = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
-ROOT = issue("root", ROOT_KEY, ROOT_KEY)
-CERTIFICATES = issue("a shop", KEY, ROOT_KEY) + ROOT
-
-
-def picture(kind: str, side: int = 300) -> bytes:
-    """A smooth picture, as photographs are; small in every format."""
-    pixels = np.random.default_rng(5).integers(0, 255, (5, 5, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def read(kind: str, data: bytes, *, trusting: bytes = ROOT) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-    """What C2PA's own reader says: valid or not, the newest manifest, all of them."""
-    trust = {"trust": {"trust_anchors": trusting.decode()}, "verify": {"verify_trust": True}}
-    with (
-        c2pa.Context.from_dict(trust) as context,
-        c2pa.Reader(TYPES[kind], io.BytesIO(data), context=context) as reader,
-    ):
-        store = json.loads(reader.json())
-        return reader.get_validation_state(), store["manifests"][store["active_manifest"]], store["manifests"]
-
-
-def actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = next(
-        each["data"]["actions"] for each in manifest["assertions"] if each["label"] == "c2pa.actions.v2"
-    )
-    return found
-
-
-def failures(ingredient: dict[str, Any]) -> list[str]:
-    return [failure["code"] for failure in ingredient["validation_results"]["activeManifest"]["failure"]]
+def vendors(kind: str) -> bytes:
+    """A picture with a label and a manifest of its vendor's."""
+    return sign(write_label(picture(kind), VENDORS_LABEL), VENDORS_LABEL, CERTIFICATES, pem(KEY))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -120,7 +64,7 @@ def test_there_is_no_thumbnail(kind):
     _, manifest, _ = read(kind, once)
     assert "thumbnail" not in manifest
     # The old manifest in the new one, and still no thumbnail of either.
-    assert len(sign(once, LABEL, CERTIFICATES, pem(KEY))) - len(once) < 10_000
+    assert len(sign(labelled, LABEL, CERTIFICATES, pem(KEY), making=Making(original=once))) - len(labelled) < 13_000
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -131,36 +75,94 @@ def test_a_change_behind_the_signature_is_noticed(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_vendors_manifest_is_kept_by_the_label_and_by_the_signature(kind):
-    theirs = sign(write_label(picture(kind), VENDORS_LABEL), VENDORS_LABEL, CERTIFICATES, pem(KEY))
+def test_the_vendors_manifest_is_that_of_the_parent_and_the_cutout_a_component(kind):
+    theirs = vendors(kind)
     _, their_manifest, _ = read(kind, theirs)
+    labelled = write_label(without_manifest(theirs), LABEL)
+    making = Making(original=theirs, cutout=picture("PNG"), steps=(("c2pa.resized", "fit: inside"),))
 
-    labelled = write_label(theirs, LABEL)
-    assert read(kind, labelled)[1]["label"] == their_manifest["label"]
-
-    signed = sign(labelled, LABEL, CERTIFICATES, pem(KEY), original=theirs)
-    state, manifest, manifests = read(kind, signed)
+    state, manifest, manifests = read(kind, sign(labelled, LABEL, CERTIFICATES, pem(KEY), making=making))
     assert state == "Trusted"
-    assert [action["action"] for action in actions(manifest)] == ["c2pa.opened", "c2pa.edited"]
-    assert actions(manifest)[1]["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
-    (ingredient,) = manifest["ingredients"]
-    assert ingredient["relationship"] == "parentOf"
-    assert ingredient["active_manifest"] == their_manifest["label"]
-    assert failures(ingredient) == ["signingCredential.untrusted"]  # whom to trust is the reader's matter
+    opened, placed, resized, edited = actions(manifest)
+    assert [opened["action"], placed["action"], resized["action"], edited["action"]] == [
+        "c2pa.opened",
+        "c2pa.placed",
+        "c2pa.resized",
+        "c2pa.edited.metadata",
+    ]
+    # Who opens it did not create it: the composite came about where the cut-out was placed.
+    assert placed["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
+    assert all("digitalSourceType" not in action for action in (opened, resized, edited))
+    assert placed["softwareAgent"] == {"name": "photoroom", "version": "studio-3"}
+    parent, cutout = manifest["ingredients"]
+    assert (parent["relationship"], cutout["relationship"]) == ("parentOf", "componentOf")
+    assert parent["active_manifest"] == their_manifest["label"]
+    assert failures(parent) == ["signingCredential.untrusted"]  # whom to trust is the reader's matter
+    assert cutout["description"] == f"sha256 {hashlib.sha256(picture('PNG')).hexdigest()}"
     assert actions(manifests[their_manifest["label"]]) == actions(their_manifest)
-    assert read_label(signed) == LABEL
-
-    # Without the vendor's own bytes it is kept, too, but can only be said not to fit any more.
-    _, manifest, manifests = read(kind, sign(labelled, LABEL, CERTIFICATES, pem(KEY)))
-    assert their_manifest["label"] in manifests
-    assert any(code.endswith("Hash.mismatch") for code in failures(manifest["ingredients"][0]))
 
 
-def test_a_rendition_in_another_format_keeps_the_vendors_manifest():
-    theirs = sign(write_label(picture("PNG"), VENDORS_LABEL), VENDORS_LABEL, CERTIFICATES, pem(KEY))
-    labelled = write_label(picture("WEBP"), LABEL)
-    state, _, manifests = read("WEBP", sign(labelled, LABEL, CERTIFICATES, pem(KEY), original=theirs))
+def test_pasted_back_the_cutout_is_placed_by_us_and_keeps_its_own_manifest():
+    labelled, photograph = write_label(picture("WEBP"), LABEL), vendors("JPEG")
+    making = Making(cutout=photograph, pasted=True)
+    state, manifest, manifests = read("WEBP", sign(labelled, LABEL, CERTIFICATES, pem(KEY), making=making))
     assert (state, len(manifests)) == ("Trusted", 2)
+    created, placed = actions(manifest)
+    assert (created["action"], placed["action"]) == ("c2pa.created", "c2pa.placed")
+    assert created["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
+    assert placed["softwareAgent"]["name"] == "airflow-provider-bgai"
+
+
+def test_without_a_vendor_the_cutout_is_the_parent():
+    label = Label(source_type="algorithmicallyEnhanced", created=1_800_000_000, id="5f3c9a-1-amazon_main")
+    labelled = write_label(picture("JPEG"), label)
+    making = Making(original=vendors("PNG"), cutout=picture("PNG"), steps=(("c2pa.converted", None),))
+    state, manifest, manifests = read("JPEG", sign(labelled, label, CERTIFICATES, pem(KEY), making=making))
+    assert (state, len(manifests)) == ("Trusted", 1)
+    assert [action["action"] for action in actions(manifest)] == ["c2pa.opened", "c2pa.edited", "c2pa.converted"]
+    assert [it["relationship"] for it in manifest["ingredients"]] == ["parentOf"]
+
+
+def test_a_manifest_that_was_broken_when_it_came_is_recorded_as_that():
+    theirs = vendors("PNG")
+    changed = theirs[:-40] + bytes([theirs[-40] ^ 1]) + theirs[-39:]  # a pixel
+    labelled = write_label(without_manifest(theirs), LABEL)
+    for original, code in ((changed, "assertion.dataHash.mismatch"), (theirs, None)):
+        signed = sign(labelled, LABEL, CERTIFICATES, pem(KEY), making=Making(original=original))
+        state, manifest, _ = read("PNG", signed)
+        assert state == "Trusted"
+        assert (code in failures(manifest["ingredients"][0])) == (code is not None)
+    torn = theirs.replace(b"caBX" + theirs.partition(b"caBX")[2][:40], b"caBX" + bytes(40))
+    making = Making(original=torn)
+    state, manifest, _ = read("PNG", sign(labelled, LABEL, CERTIFICATES, pem(KEY), making=making))
+    assert state == "Trusted"
+    assert "its own manifest could not be read" in manifest["ingredients"][0]["description"]
+
+
+def test_a_file_with_a_manifest_is_not_signed_over():
+    with pytest.raises(LabelError, match="has a C2PA manifest already"):
+        sign(write_label(vendors("PNG"), LABEL), LABEL, CERTIFICATES, pem(KEY))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_claim_is_read_with_its_issuer_and_whether_it_fits(kind):
+    theirs = vendors(kind)
+    claim = read_claim(theirs)
+    assert claim == Claim(
+        generator=f"airflow-provider-bgai {__version__}",
+        issuer="A shop",
+        source_type="trainedAlgorithmicMedia",
+        valid=True,
+    )
+    assert "signed by A shop, trainedAlgorithmicMedia" in str(claim)
+    assert read_claim(write_label(theirs, LABEL)).valid is False
+    assert read_claim(picture(kind)) == Claim()
+
+
+def test_without_the_extra_a_claim_says_nothing(monkeypatch):
+    theirs = vendors("PNG")
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    assert (read_claim(theirs), str(read_claim(theirs))) == (Claim(), "")
 
 
 def test_other_algorithms_sign_as_well():
@@ -190,11 +192,6 @@ def test_a_key_that_does_not_fit_is_refused_and_not_shown(certificates, key, alg
     with pytest.raises(LabelError, match="cannot be signed") as caught:
         sign(labelled, LABEL, certificates, key, alg=alg)
     assert pem(KEY).splitlines()[1].decode() not in str(caught.value)
-
-
-def test_an_original_that_is_no_picture_is_refused():
-    with pytest.raises(LabelError, match="original is not a picture"):
-        sign(write_label(picture("PNG"), LABEL), LABEL, CERTIFICATES, pem(KEY), original=b"<html>")
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
