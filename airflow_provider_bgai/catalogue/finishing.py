@@ -216,8 +216,11 @@ class _Desk:
         if not by_vendor and cutout is None:
             raise RenditionError("of='cutout': the shop's own picture is not at hand")
         if rendition.max_bytes is not None:
-            left = max(1, rendition.max_bytes - LABEL_BYTES - self._bytes_of_marks(by_vendor))
-            rendition = rendition.model_copy(update={"max_bytes": left})
+            taken = self._bytes_of_marks(by_vendor)
+            left = rendition.max_bytes - LABEL_BYTES - taken
+            if taken and left < 1:
+                raise RenditionError(f"max_bytes={rendition.max_bytes}: others' marks alone take {taken:,} bytes")
+            rendition = rendition.model_copy(update={"max_bytes": max(1, left)})
         made = render(picture if by_vendor or cutout is None else cutout, rendition)
         data, notes = self._carried(made.data) if by_vendor else (made.data, ())
         steps = tuple(_steps(rendition, made, picture.size, read_header(self.landed).extension))
