@@ -214,3 +214,20 @@ def test_a_vendor_that_signs_is_bought_landed_and_published(catalogue, monkeypat
     state, manifest, manifests = read("PNG", catalogue.storage.read(f"{catalogue.root}/mug.png"))
     assert (state, len(manifests)) == ("Trusted", 2)
     assert actions(manifest)[1]["softwareAgent"]["name"] == "Imagine (Vyro), AI Backgrounds API v2"
+
+
+def test_a_night_whose_authority_is_away_is_signed_by_the_next_one_and_costs_nothing_more(catalogue):
+    def away(data, label, *, making):
+        raise ConnectionError("cannot be signed for now: the time-stamping authority did not answer")
+
+    catalogue.add("mug", photo("mug"))
+    recipe = {**RECIPE, "sign": True}
+    plan = catalogue.plan(recipe)
+    (result,) = catalogue.generate(plan, sign=away)
+    assert "its files were not made: ConnectionError: cannot be signed for now" in result.warnings[-1]
+    catalogue.publish(plan, max_failure_ratio=1.0)
+    plan = catalogue.plan(recipe, only="changed")
+    catalogue.generate(plan, sign=signer)
+    assert catalogue.publish(plan).copied == 1
+    assert catalogue.box.images_charged() == 1
+    assert read("PNG", catalogue.storage.read(f"{catalogue.root}/mug.png"))[0] == "Trusted"
