@@ -75,6 +75,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.generate
 	$(BIN)/python -m benchmarks.mapped
 	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.provenance
 
 chaos: .venv/ready
 	$(BIN)/pytest -m long tests/test_chaos.py

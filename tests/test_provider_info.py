@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 import airflow_provider_bgai
-from airflow_provider_bgai.get_provider_info import get_provider_info
+from airflow_provider_bgai.get_provider_info import ROWS, get_provider_info, system_of
 from airflow_provider_bgai.hooks.base import BackgroundHook
 from tests.conftest import VENDORS
 
@@ -221,3 +221,10 @@ def test_the_form_of_older_airflow_has_the_same_fields(form_library, vendor):
 def test_older_airflow_finds_the_form_in_the_hooks_own_class(vendor, method):
     """Before 3.2 it looks into the class itself and passes over what is inherited."""
     assert method in vars(hook_of(vendor))
+
+
+def test_every_vendor_names_its_system_in_full_and_an_unknown_one_itself():
+    for row in ROWS:
+        assert row.system.startswith(f"{row.label}, ")
+        assert system_of(row.name) == row.system
+    assert system_of("nobody") == "nobody"

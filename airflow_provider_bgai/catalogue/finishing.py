@@ -27,6 +27,7 @@ from airflow_provider_bgai.imaging.renditions import Rendered, Rendition, Rendit
 from airflow_provider_bgai.imaging.sign import Making
 from airflow_provider_bgai.imaging.verify import Picture, read_header
 from airflow_provider_bgai.layout import Layout, PictureName
+from airflow_provider_bgai.models import picture_type
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -236,14 +237,18 @@ class _Desk:
     ) -> tuple[Finished, Evidence]:
         """A rendition, with what the vendor says in the picture that it shows."""
         by_vendor = rendition.of == "picture"
-        if not by_vendor and cutout is None:
+        shown, came = (picture, self.landed) if by_vendor else (cutout, self.making.cutout)
+        if shown is None or came is None:
             raise RenditionError("of='cutout': the shop's own picture is not at hand")
         if rendition.max_bytes is not None:
-            left = max(1, rendition.max_bytes - LABEL_BYTES - self._bytes_of_marks(by_vendor))
-            rendition = rendition.model_copy(update={"max_bytes": left})
-        made = render(picture if by_vendor or cutout is None else cutout, rendition)
+            taken = self._bytes_of_marks(by_vendor)
+            left = rendition.max_bytes - LABEL_BYTES - taken
+            if taken and left < 1:
+                raise RenditionError(f"max_bytes={rendition.max_bytes}: others' marks alone take {taken:,} bytes")
+            rendition = rendition.model_copy(update={"max_bytes": max(1, left)})
+        made = render(shown, rendition)
         data, notes = self._carried(made.data) if by_vendor else (made.data, ())
-        steps = tuple(_steps(rendition, made, picture.size, read_header(self.landed).extension))
+        steps = tuple(_steps(rendition, made, shown.size, came))
         label = self.label(name, source_type, by_vendor=by_vendor)
         return self.keep(name, data, made, label, notes=(*made.notes, *notes), steps=steps, rendered=rendition)
 
@@ -302,14 +307,15 @@ class _Desk:
 
 
 def _steps(
-    rendition: Rendition, made: Rendered, size: tuple[int, int], extension: str
+    rendition: Rendition, made: Rendered, size: tuple[int, int], came: bytes
 ) -> Iterator[tuple[str, str | None]]:
-    """What a rendition does to a picture of this size, as actions of C2PA."""
+    """What a rendition does to a picture of this size, that came in this file, as actions of C2PA."""
     if (made.width, made.height) != size:
         yield "c2pa.resized", f"fit: {rendition.fit}"
     if rendition.icon is not None:
         yield "c2pa.edited", "a visible mark: AI"
-    yield ("c2pa.transcoded" if made.extension == extension else "c2pa.converted"), None
+    kind = picture_type(came[:16])
+    yield ("c2pa.transcoded" if kind is not None and kind[0] == made.extension else "c2pa.converted"), None
 
 
 def _pasted_back(

@@ -139,8 +139,8 @@ class Style(Finishing):
         Left out, it is the SKU.
     :param alt: what the picture shows, for those who do not see it; changes neither what is bought nor any file.
 
-    What is done to the pictures (``fidelity``, ``retries``, ``paste_back``, ``source_type``, ``renditions``) is
-    described at :class:`~airflow_provider_bgai.catalogue.finishing.Finishing`.
+    What is done to the pictures (``fidelity``, ``retries``, ``paste_back``, ``source_type``, ``label_prompt``, ``sign``
+    and ``renditions``) is described at :class:`~airflow_provider_bgai.catalogue.finishing.Finishing`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

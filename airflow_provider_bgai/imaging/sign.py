@@ -34,6 +34,8 @@ _SETTINGS: dict[str, Any] = {
 }
 EVIDENCE = "org.airflow-provider-bgai.evidence"
 """The label of the assertion that holds a file's evidence: an entity-specific one, as the specification has them."""
+_NOT_REACHED = "http resolver"
+"""The words of the library's errors about a server."""
 _OURS = {"name": "airflow-provider-bgai", "version": __version__}
 
 
@@ -132,6 +134,7 @@ def sign(
     :param alg: es256, es384, es512, ps256, ps384, ps512 or ed25519, as the key demands.
     :param tsa_url: a time-stamping authority (RFC 3161), asked over the network, so that the signature outlives
         the certificate.
+    :raises ConnectionError: if the time-stamping authority cannot be reached.
     :raises LabelError: if ``data`` does not carry ``label``, has a manifest already (nobody could say any more what
         that one fits), or cannot be signed with this key.
     :raises ImportError: without the extra ``c2pa``.
@@ -166,6 +169,9 @@ def sign(
                     builder.add_ingredient(ingredient, content_type, io.BytesIO(body))
                 builder.sign(signer, kind[1], io.BytesIO(data), signed)
     except c2pa.C2paError as error:
+        if tsa_url is not None and _NOT_REACHED in str(error):
+            # Nothing is wrong with the picture or the key. Without the URL, which may hold a password.
+            raise ConnectionError("cannot be signed for now: the time-stamping authority did not answer") from None
         raise LabelError(f"cannot be signed: {error}") from None
     if read_label(signed.getvalue()) != label:
         raise LabelError("signing has lost the label")

@@ -250,7 +250,8 @@ class TaskResult(BaseModel):
     """What a task tells the next ones (XCom): small JSON without links, prompts or keys.
 
     :param call: the URI of the call's record; None for a picture that is in no ledger.
-    :param images: uri, bytes, sha256, width, height, content_type, and the verdict where there is one.
+    :param images: uri, bytes, sha256, width, height, content_type, and where there is one the verdict, and what came
+        (``delivered``) if the label takes something from it.
     :param cost: what this run's calls for it cost in all; None: an unknown price stays unknown. ``price``: of the one
         call that made it, whoever sent it.
     :param seconds: from the payment to the landed picture; None as long as it has not landed.

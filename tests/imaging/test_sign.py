@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
 from airflow_provider_bgai import __version__
@@ -192,6 +200,64 @@ def test_a_key_that_does_not_fit_is_refused_and_not_shown(certificates, key, alg
     with pytest.raises(LabelError, match="cannot be signed") as caught:
         sign(labelled, LABEL, certificates, key, alg=alg)
     assert pem(KEY).splitlines()[1].decode() not in str(caught.value)
+
+
+class Authority(BaseHTTPRequestHandler):
+    """A time-stamping authority (RFC 3161): OpenSSL's, behind HTTP."""
+
+    folder: Path
+
+    def do_POST(self) -> None:
+        (self.folder / "query").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        arguments = ["-config", "tsa.cnf", "-queryfile", "query", "-out", "reply"]
+        subprocess.run(["openssl", "ts", "-reply", *arguments], cwd=self.folder, check=True, capture_output=True)
+        reply = (self.folder / "reply").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/timestamp-reply")
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[str]:
+    key = rsa.generate_private_key(65537, 2048)
+    (tmp_path / "key.pem").write_bytes(pem(key))
+    (tmp_path / "cert.pem").write_bytes(issue("an authority", key, ROOT_KEY, ExtendedKeyUsageOID.TIME_STAMPING))
+    (tmp_path / "root.pem").write_bytes(ROOT)
+    (tmp_path / "serial").write_text("01\n")
+    (tmp_path / "tsa.cnf").write_text(
+        "[tsa]\ndefault_tsa = here\n[here]\nserial = serial\nsigner_cert = cert.pem\ncerts = root.pem\n"
+        "signer_key = key.pem\nsigner_digest = sha256\ndefault_policy = 1.2.3.4\ndigests = sha256,sha384,sha512\n"
+        "ess_cert_id_alg = sha256\n"
+    )
+    served = type("Here", (Authority,), {"folder": tmp_path})
+    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/tsa"
+        server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="OpenSSL's command plays the authority")
+def test_where_an_authority_is_given_the_signature_has_its_time(authority, tmp_path):
+    labelled = write_label(picture("PNG"), LABEL)
+    state, manifest, _ = read("PNG", sign(labelled, LABEL, CERTIFICATES, pem(KEY), tsa_url=authority))
+    assert state == "Trusted"
+    stamped = datetime.fromisoformat(manifest["signature_info"]["time"])
+    assert abs((stamped - datetime.now(UTC)).total_seconds()) < 60
+    assert (tmp_path / "query").exists()
+    _, plain, _ = read("PNG", sign(labelled, LABEL, CERTIFICATES, pem(KEY)))
+    assert "time" not in plain["signature_info"]
+
+
+def test_an_authority_that_does_not_answer_is_no_fault_of_the_picture_s():
+    labelled = write_label(picture("PNG"), LABEL)
+    with pytest.raises(ConnectionError, match="authority did not answer") as caught:
+        sign(labelled, LABEL, CERTIFICATES, pem(KEY), tsa_url="http://user:secret@127.0.0.1:9/tsa")
+    assert "secret" not in str(caught.value)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 from airflow_provider_bgai.operators._shard import label_of
 from airflow_provider_bgai.ui.links import ROUTES, ReportLink
 from tests.dags.catalogue import CATALOGUE_PARAMS
-from tests.imaging.test_sign import CERTIFICATES, KEY, pem
-from tests.imaging.test_sign import read as read_signature
+from tests.imaging.signed import CERTIFICATES, KEY, pem
+from tests.imaging.signed import read as read_signature
 from tests.operators.conftest import RECIPE
 
 

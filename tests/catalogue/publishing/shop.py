@@ -23,7 +23,7 @@ from airflow_provider_bgai.catalogue.publishing.publish import (
     rollback,
 )
 from airflow_provider_bgai.catalogue.publishing.versions import Current
-from airflow_provider_bgai.catalogue.results import Result, Wanted
+from airflow_provider_bgai.catalogue.results import Finished, Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState, read_state
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.layout import Layout, PictureName, picture_of
@@ -76,6 +76,9 @@ class Shop:
                 Output(uri=name_of_it, bytes=len(body), sha256=digest, width=side, height=side, content_type=kind)
             )
         known = {"fingerprint": wish, "source": "ab" * 32, "vendor": "picwish", "conn_id": "picwish_default"}
+        if images:
+            files = [Finished(**it.model_dump(), rendition="", index=index) for index, it in enumerate(images, start=1)]
+            known |= {"finishing": Finishing().digest, "finished": files}
         return Result(sku=sku, name=name, outcome=outcome, images=images, **(known | fields))  # type: ignore[arg-type]
 
     def call(self, result: Result, **changes: Any) -> Call:
