@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.layout import Layout
     from airflow_provider_bgai.storage import Storage
 
-KINDS = ("PNG", "JPEG", "WEBP")
-WHERE = {"PNG": ("xmp", "text", "exif"), "JPEG": ("xmp", "exif", "segment"), "WEBP": ("xmp", "exif", "xmp")}
+WHERE = {
+    "PNG": ("xmp", "text", "exif"),
+    "JPEG": ("xmp", "exif", "segment"),
+    "WEBP": ("xmp", "exif"),
+    "AVIF": ("xmp", "exif"),
+}
 """Where in a file of each kind vendors put the mark ``AIGC``."""
 WAYS: dict[str, dict[str, Any]] = {
     "labelled": {},
@@ -43,7 +47,9 @@ WAYS: dict[str, dict[str, Any]] = {
         }
     },
 }
-TURNS = list(itertools.product(KINDS, range(3), WAYS, (False, True)))
+PLACES = [(kind, where) for kind, places in WHERE.items() for where in places]
+TURNS = [(*place, way, signed) for place, way, signed in itertools.product(PLACES, WAYS, (False, True))]
+"""Kind of the vendor's file, place of its mark, way of finishing, whether the shop signs."""
 SIDE = 240
 
 
@@ -179,7 +185,7 @@ def main(count: int) -> int:
         out.mkdir()
         began, claims = time.process_time(), Counter[str]()
         for number, (kind, where, way, signed) in zip(range(count), itertools.cycle(TURNS), strict=False):
-            came = signed_by_vendor(marked(kind, WHERE[kind][where], SIDE, seed=number), kind)
+            came = signed_by_vendor(marked(kind, where, SIDE, seed=number), kind)
             call = landed(storage, layout, hook, f"{number:x}", came)
             delivered = call.images[0].delivered
             assert delivered is not None
