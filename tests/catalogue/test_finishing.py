@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from airflow_provider_bgai.buying.record import Call, Output
+from airflow_provider_bgai.catalogue.evidence import read_evidence
 from airflow_provider_bgai.catalogue.finishing import Finishing, finish
 from airflow_provider_bgai.exceptions import TooManyFailuresError
-from airflow_provider_bgai.imaging.fidelity import Placement, Verdict
+from airflow_provider_bgai.get_provider_info import system_of
+from airflow_provider_bgai.imaging.fidelity import Placement, Verdict, compare
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
+from airflow_provider_bgai.imaging.paste import pasted_unseen
+from airflow_provider_bgai.imaging.prepare import read_rgba
 from airflow_provider_bgai.imaging.sign import Making
 from airflow_provider_bgai.layout import Layout, PictureName
 from airflow_provider_bgai.sandbox import paint
@@ -24,6 +28,7 @@ from tests.catalogue.nights import RECIPE, photo
 TEAPOT = Path(__file__).parents[2] / "demo" / "catalogue" / "images" / "porcelain-teapot.png"
 NOW = 1_700_000_000.0
 FINGERPRINT = "ab" * 32
+SYSTEM = system_of("picwish")
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def landed(storage, layout) -> Call:
     noise = np.random.default_rng(1).integers(-3, 4, picture.shape)
     file = io.BytesIO()
     Image.fromarray(np.clip(picture + noise, 0, 255).astype(np.uint8)).save(file, "PNG")
-    body = write_label(file.getvalue(), Label(vendor="picwish", model="m1", created=NOW, id=f"{FINGERPRINT}.2-1"))
+    body = write_label(file.getvalue(), Label(vendor=SYSTEM, model="m1", created=NOW, id=f"{FINGERPRINT}.2-1"))
     digest = hashlib.sha256(body).hexdigest()
     uri = layout.picture(PictureName(FINGERPRINT, 2, 1, 1), digest, "png")
     storage.put(uri, body)
@@ -69,9 +74,27 @@ def labelled(storage, layout: Layout, name: str) -> Label:
     return label
 
 
-def test_without_wishes_what_has_landed_is_published_as_it_is(storage, layout, landed):
-    assert Finishing().digest == Finishing.model_validate({"fidelity": False, "retries": 2}).digest == ""
-    assert finish(storage, layout, landed, Finishing()) == ((), ())
+@pytest.mark.parametrize("paste_back", ["auto", False])
+def test_without_wishes_what_has_landed_is_published_as_it_is(storage, layout, landed, paste_back):
+    finishing = Finishing(paste_back=paste_back)
+    assert finishing.digest == finishing.model_copy(update={"fidelity": None, "retries": 2}).digest
+    (file,), problems = finish(storage, layout, landed, finishing)
+    assert (file.uri, file.sha256, problems) == (landed.images[0].uri, landed.images[0].sha256, ())
+    (evidence,) = read_evidence(storage, layout, FINGERPRINT, 2, finishing.digest)
+    assert (evidence.uri, evidence.sha256, evidence.pasted) == (file.uri, file.sha256, False)
+    assert evidence.label == labelled(storage, layout, file.uri)
+
+
+def test_paste_back_is_automatic_where_nobody_sees_it(storage, layout, landed):
+    source = TEAPOT.read_bytes()
+    verdict = compare(read_rgba(source), opened(storage, layout, landed.images[0].uri))
+    seen = landed.model_copy(update={"images": (landed.images[0].model_copy(update={"fidelity": verdict}),)})
+    assert pasted_unseen(verdict)
+    (file,), problems = finish(storage, layout, seen, Finishing(), source=source)
+    (evidence,) = read_evidence(storage, layout, FINGERPRINT, 2, Finishing().digest)
+    assert (evidence.pasted, evidence.verdict, evidence.sha256, problems) == (True, verdict, file.sha256, ())
+    assert file.uri != landed.images[0].uri
+    assert Finishing(paste_back=False).digest != Finishing().digest != Finishing(paste_back=True).digest
 
 
 def test_every_file_has_its_size_its_format_and_a_label_of_its_own(storage, layout, landed):
@@ -87,7 +110,7 @@ def test_every_file_has_its_size_its_format_and_a_label_of_its_own(storage, layo
     assert list(by_name) == ["", "card", "google", "amazon_main"]
     assert by_name["card"].width * 4 == by_name["card"].height * 3
     labels = {name: labelled(storage, layout, file.uri) for name, file in by_name.items()}
-    assert labels[""] == Label(vendor="picwish", model="m1", created=NOW, id=f"{FINGERPRINT}.2-1")
+    assert labels[""] == Label(vendor=SYSTEM, model="m1", created=NOW, id=f"{FINGERPRINT}.2-1")
     assert labels["card"].id == f"{FINGERPRINT}.2-1-card"
     assert labels["google"].source_type == "trainedAlgorithmicMedia"
     # Nothing but the shop's own cut-out on white: no vendor and no AI had a part in it.

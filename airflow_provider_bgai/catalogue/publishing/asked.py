@@ -161,7 +161,7 @@ class Asked:
         return {"label": self.plan.finishing_of(result.category).label_of(rendition), "words": result.words}
 
     def _stays(self, result: Result, known: list[Entry]) -> bool:
-        asked, number = self._finishing(result), self._number(result)
+        asked, number = self.plan.finishing_of(result.category).digest, self._number(result)
         as_known = (
             it.fingerprint == result.fingerprint
             and number in (0, it.number)
@@ -171,31 +171,30 @@ class Asked:
         )
         return bool(known) and (result.fingerprint is None or all(as_known))
 
-    def _finishing(self, result: Result) -> str:
-        return self.plan.finishing_of(result.category).digest
-
-    def _files(self, result: Result, number: int) -> Files:
+    def _files(self, result: Result, number: int) -> Files | None:
         """The files that a result asks to be published: those its shard made, or an earlier one did, or, where that is
-        all there is to do, the pictures as they landed."""
-        asked = self._finishing(result)
-        if result.finishing == asked or not number:
+        all there is to do, the pictures as they landed. None if there are no such pictures."""
+        finishing = self.plan.finishing_of(result.category)
+        if result.finished and result.finishing == finishing.digest:
             return result.finished
-        fingerprint = str(result.fingerprint)
+        if not number:
+            return None
+        layout, fingerprint = self.place.layout, str(result.fingerprint)
         try:
-            if made := read_evidence(self.storage, self.place.layout, fingerprint, number, asked):
+            if made := read_evidence(self.storage, layout, fingerprint, number, finishing.digest):
                 return tuple(made)
             call = self.ledger.read(fingerprint, number)
         except ValueError as error:
             log.warning("%s: the call of its picture cannot be read: %s", result.sku, error)
-            return ()
-        finishing = self.plan.finishing_of(result.category)
-        if call is None or not all(map(finishing.publishes, call.accepted().images)):
-            return ()
-        return tuple(keep_as_landed(self.storage, self.place.layout, call.accepted(), finishing))
+            return None
+        if call is None:
+            return None
+        as_landed = all(map(finishing.publishes, call.accepted().images))
+        return keep_as_landed(self.storage, layout, call.accepted(), finishing) if as_landed else ()
 
-    def _want(self, result: Result, number: int, files: Files) -> None:
+    def _want(self, result: Result, number: int, files: Files | None) -> None:
         if not files:
-            self._cannot(result, number)
+            self._cannot(result, files)
             return
         try:
             entries = self._entries(result, files, number)
@@ -204,9 +203,9 @@ class Asked:
             return
         self.scratch.put_entries("fresh", entries)
 
-    def _cannot(self, result: Result, number: int) -> None:
+    def _cannot(self, result: Result, files: Files | None) -> None:
         """Report a picture without files to be published."""
-        if not number:
+        if files is None:
             self.scratch.put_unpublished(result.sku, "missing", "There is no landed call of its picture")
         elif result.outcome == "unchanged":
             # This run did not set out to finish it, so it has not failed either.
@@ -229,7 +228,7 @@ class Asked:
                 number=number,
                 rendition=file.rendition,
                 index=file.index,
-                finishing=self._finishing(result),
+                finishing=self.plan.finishing_of(result.category).digest,
                 **self._said(result, file.rendition),
             )
             if taken := self.scratch.taken_by("fresh", entry):

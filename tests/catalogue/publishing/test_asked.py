@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.publishing.publish import read_outcomes
 from airflow_provider_bgai.catalogue.results import Result, Wanted
 from airflow_provider_bgai.catalogue.state import SkuState
@@ -101,6 +102,7 @@ def test_the_next_plan_can_see_what_every_published_picture_was_made_from(shop):
             hint="s3://b/a.png e 9 1",
             prompt_sha256="77",
             recipe="recipe for mugs of night-1",
+            finishing=Finishing().digest,
             vendor="picwish 3",
         )
     }

@@ -15,6 +15,7 @@ from PIL import Image
 from airflow_provider_bgai.buying.books import book
 from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.record import Call, Thumbnails
+from airflow_provider_bgai.catalogue.evidence import read_evidence
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.publishing.publish import read_mapping
 from airflow_provider_bgai.catalogue.publishing.versions import Current, Entry
@@ -48,6 +49,7 @@ def test_current_names_the_run_and_its_mapping_names_every_picture_relative_to_t
         fingerprint=result.fingerprint,
         sku="a",
         number=7,
+        finishing=Finishing().digest,
         label="compositeWithTrainedAlgorithmicMedia",
     )
     assert entry.uri.startswith(f"_bgai/pictures/{result.fingerprint}.007-1of1-")
@@ -90,7 +92,9 @@ def test_an_unchanged_product_that_was_never_published_comes_from_the_record_of_
     result = shop.result("a", "red", count=2)
     shop.publish("night-2", planned=(shop.unchanged(result),))
     assert shop.shown() == {"a-1.png": "red 1", "a-2.png": "red 2"}
-    assert shop.outcomes("night-2")["a"].images == result.images
+    entries = list(read_mapping(shop.storage, shop.root, "night-2"))
+    evidence = read_evidence(shop.storage, shop.layout, result.fingerprint, 1, entries[0].finishing)
+    assert [it.sha256 for it in evidence] == [it.sha256 for it in entries]
 
 
 def test_of_a_wish_that_was_bought_again_the_latest_picture_is_published(shop):
@@ -227,7 +231,7 @@ def test_a_picture_without_a_proper_label_is_not_published_and_stops_no_other(sh
     }[label]
     bare = shop.result("a", "blue")
     digest = hashlib.sha256(body).hexdigest()
-    bare = bare.model_copy(update={"images": (bare.images[0].model_copy(update={"sha256": digest}),)})
+    bare = bare.model_copy(update={"finished": (bare.finished[0].model_copy(update={"sha256": digest}),)})
     shop.storage.put(shop.layout.absolute(bare.images[0].uri), body)
     done = shop.publish("night-2", bare, shop.result("b", "blue"))
     assert shop.shown() == {"a.png": "red 1", "b.png": "blue 1"}
@@ -273,6 +277,8 @@ def test_after_a_night_of_renditions_that_was_refused_the_next_one_publishes(sho
 def test_a_picture_that_could_not_be_finished_tonight_has_failed_and_is_not_lost(shop):
     shop.publish("night-1", shop.result("a", "red"))
     bought = shop.result("a", "blue", price=Decimal(1), warnings=("its files were not made: OSError: disk",))
+    shop.call(bought)
+    bought = bought.model_copy(update={"finished": (), "finishing": ""})
     done = shop.publish("night-2", bought, finishing=RENDERED, max_failure_ratio=1)
     assert shop.shown() == {"a.png": "red 1"}
     found = shop.outcomes("night-2")["a"]

@@ -64,8 +64,8 @@ def test_a_hostile_key_in_a_mapping_is_neither_written_nor_deleted(key):
 )
 def test_only_the_catalogues_own_pictures_are_published(shop, uri):
     result = shop.result("a", "red")
-    image = result.images[0].model_copy(update={"uri": uri})
-    done = shop.publish("night-1", result.model_copy(update={"images": (image,)}), max_failure_ratio=1)
+    file = result.finished[0].model_copy(update={"uri": uri})
+    done = shop.publish("night-1", result.model_copy(update={"finished": (file,)}), max_failure_ratio=1)
     assert (shop.shown(), done.outcomes) == ({}, {"refused": 1})
 
 
