@@ -112,7 +112,13 @@ class Purse:
 
 
 async def land(
-    hook: Any, generation: Generation, storage: Storage, call: Call, source: bytes | None, place: Callable[..., str]
+    hook: Any,
+    generation: Generation,
+    storage: Storage,
+    call: Call,
+    source: bytes | None,
+    place: Callable[..., str],
+    keep: Callable[..., str],
 ) -> Landing:
     """Landing without its pixels."""
     (picture,) = (call.call_id.encode(),) if call.task_id else generation.images
