@@ -109,6 +109,7 @@ class _Auditor:
             if shown is not None:
                 problems.extend(_bytes_problems(shown, kept, evidence))
             if kept is not None:
+                _check_manifest(kept, problems, unseen)
                 self._compute_anew(kept, evidence, problems, unseen)
             if self.url is not None:
                 problems.extend(self._public_problems(entry.key, kept, evidence))
@@ -229,6 +230,24 @@ def _label_problems(data: bytes, evidence: Evidence) -> Iterator[str]:
         return
     if label != evidence.label:
         yield "its label is gone" if label is None else f"its label is another one, that of {label.id}"
+
+
+def _check_manifest(data: bytes, problems: list[str], unseen: list[str]) -> None:
+    """Whether a manifest in the file fits its bytes. Whose certificate it is, and whether it is trusted, is not asked."""
+    from airflow_provider_bgai.imaging.marks import without_manifest
+    from airflow_provider_bgai.imaging.sign import read_claim
+
+    try:
+        if without_manifest(data) is data:
+            return
+    except LabelError as error:
+        problems.append(f"cannot be looked through for a manifest: {error}")
+        return
+    claim = read_claim(data)
+    if claim.valid is None:
+        unseen.append("its C2PA manifest is not read: that needs the extra c2pa")
+    elif not claim.valid:
+        problems.append(f"its C2PA manifest does not fit its bytes ({claim})")
 
 
 def _pixels_differ(data: bytes, kept: bytes) -> str:

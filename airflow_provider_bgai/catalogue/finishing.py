@@ -220,13 +220,14 @@ class _Desk:
 
     def picture(self, pasted: bytes | None, source_type: str) -> tuple[Finished, Evidence]:
         """The picture itself: what has landed, if that is what is asked for."""
+        wanted = self.label("", source_type)
         if pasted is not None:
             like = read_header(pasted)
             changed = like.extension != read_header(self.landed).extension
             steps = (("c2pa.converted", None),) if changed else ()
-            data, notes = self._carried(pasted)
-            return self.keep("", data, like, self.label("", source_type), notes=notes, steps=steps)
-        label, wanted, bare = read_label(self.landed), self.label("", source_type), without_manifest(self.landed)
+            data, notes = self._carried(pasted, wanted)
+            return self.keep("", data, like, wanted, notes=notes, steps=steps)
+        label, bare = read_label(self.landed), without_manifest(self.landed)
         as_wanted = label is not None and (label.source_type, label.prompt) == (wanted.source_type, wanted.prompt)
         if as_wanted and self.sign is None and bare is self.landed:
             return _as_landed(self.call, self.index, self.output)
@@ -247,15 +248,16 @@ class _Desk:
                 raise RenditionError(f"max_bytes={rendition.max_bytes}: others' marks alone take {taken:,} bytes")
             rendition = rendition.model_copy(update={"max_bytes": max(1, left)})
         made = render(shown, rendition)
-        data, notes = self._carried(made.data) if by_vendor else (made.data, ())
-        steps = tuple(_steps(rendition, made, shown.size, came))
         label = self.label(name, source_type, by_vendor=by_vendor)
+        data, notes = self._carried(made.data, label) if by_vendor else (made.data, ())
+        steps = tuple(_steps(rendition, made, shown.size, came))
         return self.keep(name, data, made, label, notes=(*made.notes, *notes), steps=steps, rendered=rendition)
 
-    def _carried(self, made: bytes) -> tuple[bytes, tuple[str, ...]]:
-        """A file made of the landed one, with what the vendor says in that; or without it and with the reason."""
+    def _carried(self, made: bytes, label: Label) -> tuple[bytes, tuple[str, ...]]:
+        """A file made of the landed one, labelled, with what the vendor says in that; or without both, and with the
+        reason: a packet that just fits a JPEG leaves the label no room."""
         try:
-            return carry_marks(self.landed, made), ()
+            return write_label(carry_marks(self.landed, made), label), ()
         except LabelError as error:
             return made, (f"the vendor's own marks are not carried over: {error}",)
 

@@ -135,15 +135,9 @@ def overwrites(data: bytes) -> bool:
 
     :raises LabelError: if the file or its XMP is damaged.
     """
-    text = packet_text(find_packet(data).packet or b"")
-    if not text:
-        return False
-    try:
-        nodes = list(ElementTree.fromstring(text).iter())
-    except ElementTree.ParseError as error:
-        raise LabelError(f"its XMP is not XML: {error}") from None
+    root = packet_tree(find_packet(data).packet)
     said = {_LINKED_MANIFEST, *(name for field, name in _NAMES.items() if field != "created")}
-    return any(not said.isdisjoint((node.tag, *node.attrib)) for node in nodes)
+    return root is not None and any(not said.isdisjoint((node.tag, *node.attrib)) for node in root.iter())
 
 
 def packet_text(packet: bytes) -> str:
@@ -179,14 +173,19 @@ def packet_text(packet: bytes) -> str:
     return text
 
 
-def _read(packet: bytes) -> Label | None:
-    text = packet_text(packet)
-    if not text:
-        return None
+def packet_tree(packet: bytes | None) -> ElementTree.Element | None:
+    """The XML of a packet, parsed; None if there is none. :raises LabelError: if it cannot be read."""
+    text = packet_text(packet or b"")
     try:
-        root = ElementTree.fromstring(text)
+        return ElementTree.fromstring(text) if text else None
     except ElementTree.ParseError as error:
         raise LabelError(f"its XMP is not XML: {error}") from None
+
+
+def _read(packet: bytes) -> Label | None:
+    root = packet_tree(packet)
+    if root is None:
+        return None
     # Only what is said of the picture itself; deeper down the same names may tell of its ingredients.
     rdf = root if root.tag == _RDF else root.find(_RDF)
     values = defaultdict(list)

@@ -24,7 +24,7 @@ from airflow_provider_bgai.imaging.containers import (
     png_chunks,
     webp_chunks,
 )
-from airflow_provider_bgai.imaging.label import EMPTY_PACKET, packet_text
+from airflow_provider_bgai.imaging.label import EMPTY_PACKET, packet_text, packet_tree, writable
 from airflow_provider_bgai.imaging.xmp import find_packet
 from airflow_provider_bgai.models import picture_type
 
@@ -157,8 +157,10 @@ def carry_marks(source: bytes, target: bytes) -> bytes:
     elsewhere = None if _aigc_in_xmp(packet) else _aigc_elsewhere(source)
     if elsewhere:
         head, end, tail = (text or EMPTY_PACKET).rpartition("</rdf:RDF>")
-        attributes = f'rdf:about="" xmlns:TC260="{AIGC_NAMESPACE}" TC260:AIGC={quoteattr(elsewhere)}'
-        text = f"{head}<rdf:Description {attributes}/>{end}{tail}" if end else text
+        if not end:
+            raise LabelError("its XMP has no rdf:RDF")
+        attributes = f'rdf:about="" xmlns:TC260="{AIGC_NAMESPACE}" TC260:AIGC={quoteattr(writable(elsewhere))}'
+        text = f"{head}<rdf:Description {attributes}/>{end}{tail}"
     marked = find_packet(target).put(text.encode()) if text else target
     if (chunk := _aigc_chunk(source)) and marked.startswith(b"\x89PNG"):
         marked = marked[:_BEHIND_IHDR] + chunk + marked[_BEHIND_IHDR:]
@@ -167,26 +169,23 @@ def carry_marks(source: bytes, target: bytes) -> bytes:
 
 def _of_the_picture(packet: bytes | None) -> str:
     """The XML of a packet without what describes the bytes; empty if there is no packet."""
-    text = packet_text(packet or b"")
-    if not text:
+    root = packet_tree(packet)
+    if root is None:
         return ""
     names = set(_OF_THE_BYTES)
+    for node in root.iter():
+        names.update(name for name in (node.tag, *node.attrib) if name[1:].partition("}")[0] in OF_THE_BYTES)
     try:
-        for node in ElementTree.fromstring(text).iter():
-            names.update(name for name in (node.tag, *node.attrib) if name[1:].partition("}")[0] in OF_THE_BYTES)
-        return ElementTree.canonicalize(text, exclude_attrs=names, exclude_tags=names)
-    except (ElementTree.ParseError, ValueError) as error:
+        return ElementTree.canonicalize(packet_text(packet or b""), exclude_attrs=names, exclude_tags=names)
+    except ValueError as error:
         raise LabelError(f"its XMP is not XML: {error}") from None
 
 
 def _aigc_in_xmp(packet: bytes | None) -> str | None:
-    text = packet_text(packet or b"")
-    if AIGC_NAMESPACE not in text:
-        return None
-    for node in ElementTree.fromstring(text).iter():
-        if found := node.attrib.get(_AIGC) or (node.text if node.tag == _AIGC else None):
-            return found
-    return None
+    root = packet_tree(packet)
+    nodes = () if root is None else root.iter()
+    said = (node.attrib.get(_AIGC) or (node.text if node.tag == _AIGC else None) for node in nodes)
+    return next(filter(None, said), None)
 
 
 def _aigc_elsewhere(data: bytes) -> str | None:

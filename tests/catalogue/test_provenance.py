@@ -17,6 +17,7 @@ from airflow_provider_bgai.hooks.base import BackgroundHook
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
 from airflow_provider_bgai.imaging.marks import bytes_of_marks, without_manifest
 from airflow_provider_bgai.imaging.sign import Claim, sign
+from airflow_provider_bgai.imaging.xmp import find_packet
 from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.sandbox import paint
 from benchmarks.provenance import PLACES, SIDE, TURNS, faults, landed, product, published, read_apart
@@ -188,6 +189,19 @@ def test_a_limit_of_bytes_leaves_room_for_the_vendors_manifest(storage, layout, 
     assert [file.rendition for file in files] == ["", "card"]
     assert theirs < files[1].bytes <= most
     assert "max_bytes=60000: others' marks alone take" in problem
+
+
+@pytest.mark.parametrize("size", [64_900, 70_000])
+def test_marks_that_leave_a_label_no_room_cost_no_rendition(storage, layout, land, size):
+    rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    packet = f'<rdf:RDF xmlns:rdf="{rdf}" xmlns:acme="acme:"><rdf:Description acme:said="{"a" * size}"/></rdf:RDF>'
+    call = land(find_packet(picture("PNG")).put(packet.encode()))
+    wish = {"renditions": {"card": {"format": "jpeg"}, "web": {"format": "webp"}}}
+    files, problems = finish(storage, layout, call, Finishing.model_validate(wish))
+    assert (problems, [file.rendition for file in files]) == ((), ["", "card", "web"])
+    assert "marks are not carried over" in files[1].notes[-1]
+    assert files[2].bytes > size
+    assert read_label(storage.read(layout.absolute(files[1].uri))) is not None
 
 
 def test_the_prompt_stands_on_the_label_where_it_is_asked_for_and_nowhere_else(storage, layout, land):

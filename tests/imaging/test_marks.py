@@ -7,7 +7,7 @@ import json
 
 import pyexiv2
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from airflow_provider_bgai.imaging.containers import jpeg_segments
 from airflow_provider_bgai.imaging.label import Label, LabelError, overwrites, read_label, write_label
@@ -128,6 +128,28 @@ def test_a_text_that_only_looks_like_the_mark_is_none(text):
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "JPEG", exif=exif)
     assert find_aigc(buffer.getvalue()) is None
+
+
+@pytest.mark.parametrize("text", ['{"Label":"\x01\\ud800"}', "\x00\x0b<&\"'>", "\\u0000"])
+def test_a_mark_of_odd_characters_is_carried_without_them(text):
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps({"AIGC": {"Label": text, "Odd": "\ud800"}})
+    info = PngImagePlugin.PngInfo()
+    info.add(b"tEXt", b"AIGC\0" + text.encode())
+    for kind, options in (("PNG", {"pnginfo": info}), ("JPEG", {"exif": exif.tobytes()})):
+        buffer = io.BytesIO()
+        Image.new("RGB", (9, 9)).save(buffer, kind, **options)
+        carried = write_label(carry_marks(buffer.getvalue(), picture("WEBP")), LABEL)
+        assert read_label(carried) == LABEL
+        assert xmp(carried)["Xmp.TC260.AIGC"]
+
+
+@pytest.mark.parametrize("broken", [b"<x:y/>", b"<a><b></a>", b"<?xml version='1.0'?><!DOCTYPE a><a/>", b"\xff\xfe"])
+def test_xmp_that_cannot_be_read_is_said_so(broken):
+    source = find_packet(picture("PNG")).put(broken)
+    for look in (lambda: carry_marks(source, picture("PNG")), lambda: find_aigc(source), lambda: overwrites(source)):
+        with pytest.raises(LabelError, match="its XMP"):
+            look()
 
 
 def test_xmp_that_does_not_fit_is_refused():
