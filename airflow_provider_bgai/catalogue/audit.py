@@ -233,7 +233,7 @@ def _label_problems(data: bytes, evidence: Evidence) -> Iterator[str]:
 
 
 def _check_manifest(data: bytes, problems: list[str], unseen: list[str]) -> None:
-    """Whether a manifest in the file fits its bytes. Whose certificate it is, and whether it is trusted, is not asked."""
+    """Whether a manifest in the file fits its bytes; whose certificate signed it, and who trusts that, is not asked."""
     from airflow_provider_bgai.imaging.marks import without_manifest
     from airflow_provider_bgai.imaging.sign import read_claim
 

@@ -66,11 +66,20 @@ class Evidence(BaseModel):
 
     def assertion(self) -> dict[str, Any]:
         """As it stands in the manifest of a signed file, which strangers read."""
-        return self.model_dump(mode="json", exclude=_IN_THE_SHOP)
+        said: dict[str, Any] = _without_lists(self.model_dump(mode="json", exclude=_IN_THE_SHOP))
+        return said
 
     def of_file(self, uri: str, sha256: str) -> Evidence:
         """The same, of a file that has been written."""
         return self.model_copy(update={"uri": uri, "sha256": sha256})
+
+
+def _without_lists(value: Any) -> Any:
+    """Lists of numbers as text: the C2PA library reads them as bytes, and cuts what is larger."""
+    if isinstance(value, dict):
+        return {name: _without_lists(each) for name, each in value.items()}
+    numbers = isinstance(value, list) and all(isinstance(each, int) for each in value)
+    return " ".join(map(str, value)) if value and numbers else value
 
 
 def evidence_of(call: Call, output: Output, index: int, *, label: Label | None, pasted: bool = False) -> Evidence:
@@ -95,7 +104,7 @@ def evidence_of(call: Call, output: Output, index: int, *, label: Label | None, 
         call_id=call.call_id,
         fingerprint=call.fingerprint,
         number=call.number,
-        sent_at=call.sent_at,
+        sent_at=round(call.sent_at, 3),
     )
 
 

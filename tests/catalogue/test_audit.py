@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import c2pa
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +19,9 @@ from airflow_provider_bgai.catalogue.evidence import Evidence
 from airflow_provider_bgai.catalogue.publishing.publish import read_mapping
 from airflow_provider_bgai.catalogue.publishing.versions import Entry
 from airflow_provider_bgai.imaging.label import Label, read_label, write_label
+from airflow_provider_bgai.imaging.sign import EVIDENCE, sign
 from airflow_provider_bgai.lines import dump_lines, stream_lines
+from tests.imaging.signed import CERTIFICATES, KEY, pem
 from tests.servers import serving_website
 
 IMAGES = Path(__file__).parents[2] / "demo" / "catalogue" / "images"
@@ -185,6 +190,28 @@ def test_a_picture_that_a_person_accepted_holds_and_one_that_nobody_did_does_not
     assert problems(catalogue) == {}
     catalogue.storage.delete(catalogue.layout.decision(result.fingerprint, 1))
     assert ["nobody has accepted it" in it for it in problems(catalogue)["shoe.png"]] == [True]
+
+
+def test_a_signed_file_says_the_same_in_its_manifest_and_one_that_was_touched_does_not_hold(catalogue):
+    catalogue.add("shoe", (IMAGES / "tennis-shoe.png").read_bytes())
+    plan = catalogue.plan({"prompt": "{{ title }} on oak", "sign": True})
+    catalogue.generate(plan, sign=partial(sign, certificate_pem=CERTIFICATES, key_pem=pem(KEY)))
+    catalogue.publish(plan)
+    assert {(it.problems, it.unseen) for it in audited(catalogue).values()} == {((), ())}
+    where, (told,) = evidence(catalogue, "shoe.png")
+    body = catalogue.storage.read(f"{catalogue.root}/shoe.png")
+    with c2pa.Reader("image/png", io.BytesIO(body)) as reader:
+        manifest = reader.get_active_manifest()
+    said = {it["label"]: it["data"] for it in manifest["assertions"]}[EVIDENCE]
+    assert said == told.assertion()
+    assert not {"uri", "sha256", "landed", "source"} & said.keys()
+    assert str(catalogue.root) not in str(said)
+
+    touched = write_label(body, Label(created=0, id="mine"))
+    file = told.model_copy(update={"sha256": hashlib.sha256(touched).hexdigest(), "label": read_label(touched)})
+    catalogue.storage.put(catalogue.layout.absolute(told.uri), touched)
+    catalogue.storage.put(where, dump_lines([file]))
+    assert any("C2PA manifest does not fit its bytes" in it for it in problems(catalogue)["shoe.png"])
 
 
 def test_the_public_gets_what_the_shop_has_or_it_is_found_out(night):
