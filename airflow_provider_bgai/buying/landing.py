@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from airflow_provider_bgai.buying.record import Call, Output, Thumbnails
-from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
+from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, PollError
 from airflow_provider_bgai.imaging.inspect import Seen, inspect
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.storage import Storage, split_uri
@@ -82,7 +82,7 @@ async def land(
     :param call: says how they are looked at, and what their labels say.
     :param source: the cut-out's bytes that were sent, to compare the pictures with; None if they are not at hand.
     :raises LostError: if the vendor's file is no whole picture, or its link is gone.
-    :raises PollError: if a picture could not be fetched for now.
+    :raises PollError: if a picture could not be fetched for now, or is of a kind that is not read here.
     :raises StoreError: if S3 refuses it for minutes.
     """
     loop = asyncio.get_running_loop()
@@ -107,6 +107,8 @@ async def land(
             file: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
             ready.append((file, await _fetch_whole(hook, image, file, f"{index} of {count}", call, source)))
         for index, (file, looked) in enumerate(ready, start=1):
+            if looked.instead is not None:
+                await asyncio.to_thread(_replace, file, looked.instead)
             size, digest, problem = await loop.run_in_executor(PIXELS, _label, file, call, index)
             good = looked.verdict is None or looked.verdict.faithful or not call.inspection.enforce
             uri = place(index, count, digest, looked.picture.extension, good)
@@ -141,13 +143,18 @@ def _put(storage: Storage, file: IO[bytes], output: Output, metadata: dict[str, 
 async def _fetch_whole(
     hook: BackgroundHook, image: str | bytes, file: IO[bytes], place: str, call: Call, source: bytes | None
 ) -> Seen:
-    from airflow_provider_bgai.imaging.verify import NotAPictureError
+    from airflow_provider_bgai.imaging.opening import NotAPictureError, UnreadKindError
 
     loop = asyncio.get_running_loop()
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
             return await loop.run_in_executor(PIXELS, inspect, file, source, call.inspection, call.placement)
+        except UnreadKindError as error:
+            # Paid, and perhaps whole: who installs what it takes, or fetches it by hand, loses nothing.
+            raise PollError(
+                f"{hook.hook_name}: picture {place} is {error}", vendor=call.vendor, task_id=call.task_id
+            ) from None
         except NotAPictureError as error:
             # Bytes in hand do not get better; a link may have been cut off on the way.
             if isinstance(image, str) and attempt < FETCHES:
@@ -156,6 +163,12 @@ async def _fetch_whole(
                 f"{hook.hook_name}: picture {place} is {error}", vendor=call.vendor, task_id=call.task_id
             ) from None
     raise AssertionError("unreachable")
+
+
+def _replace(file: IO[bytes], data: bytes) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(data)
 
 
 def _label(file: IO[bytes], call: Call, index: int) -> tuple[int, str, str | None]:
@@ -171,8 +184,6 @@ def _label(file: IO[bytes], call: Call, index: int) -> tuple[int, str, str | Non
         body = write_label(body, label)
     except LabelError as error:
         problem = str(error)
-    file.seek(0)
-    file.truncate()
-    file.write(body)
+    _replace(file, body)
     file.seek(0)
     return len(body), hashlib.sha256(body).hexdigest(), problem

@@ -5,8 +5,9 @@ Pixels alone: where the file came from and where it goes is landing's business.
 
 from __future__ import annotations
 
+import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -49,17 +50,36 @@ class Inspection(BaseModel):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result."""
+    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result.
+
+    :param instead: the file to land, where what came is whole and cannot be published as it is.
+    """
 
     picture: Picture
     verdict: Verdict | None = None
     problem: str | None = None
     before: bytes | None = None
     after: bytes = b""
+    instead: bytes | None = None
 
 
 def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
-    """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
+    """Decode a picture, and compare it with the product where it can be.
+
+    :raises NotAPictureError: if it is none.
+    :raises UnreadKindError: if it is of a kind that is not read here.
+    """
+    from airflow_provider_bgai.imaging.publishable import publishable, sound
+
+    instead, why = publishable(file)
+    if instead is not None:
+        file = io.BytesIO(instead)
+    seen = _inspect(file, source, inspection, placement)
+    problem = "; ".join(filter(None, (why, seen.picture.problem, seen.problem))) or None
+    return replace(seen, problem=problem, instead=sound(file, seen.picture) or instead)
+
+
+def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
     from airflow_provider_bgai.imaging.fidelity import compare
     from airflow_provider_bgai.imaging.prepare import read_rgba
     from airflow_provider_bgai.imaging.renditions import thumbnail

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_bgai.imaging.extend import extended
+from airflow_provider_bgai.imaging.small import reduced
 from airflow_provider_bgai.imaging.white import white_jpeg
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ def thumbnail(picture: Image.Image, side: int = 160) -> bytes:
     """A small WebP for a report, a few kB. ``side`` in px; transparency is kept."""
     from PIL import Image
 
-    small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    small.info = {}
+    small = reduced(picture, max(1, max(picture.size) // (3 * side)))
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if small.getextrema()[3] == (255, 255):
+        small = small.convert("RGB")
     return _save(small, "WEBP", quality=70, method=4)
 
 

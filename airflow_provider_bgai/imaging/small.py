@@ -1,0 +1,27 @@
+"""A large picture made small, without a second large one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ROWS = 16
+
+
+def reduced(image: Image.Image, factor: int) -> Image.Image:
+    """A decoded picture of any mode as RGBA, each pixel the mean of ``factor`` x ``factor``. Strip by strip."""
+    import numpy as np
+    from PIL import Image
+
+    size = -(-image.width // factor), -(-image.height // factor)
+    small = Image.new("RGBA", size)
+    for top in range(0, image.height, _ROWS * factor):
+        strip = image.crop((0, top, image.width, min(top + _ROWS * factor, image.height)))
+        if strip.mode in ("I;16", "I;16B"):
+            strip = Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
+        elif strip.mode not in ("RGBA", "RGB", "L", "LA", "CMYK") or "transparency" in strip.info:
+            strip = strip.convert("RGBA")
+        small.paste(strip.reduce(factor).convert("RGBA"), (0, top // factor))
+    return small
