@@ -35,7 +35,6 @@ ELSEWHERE = {
     "imaging/fidelity/search.py": "imaging/fidelity/test_compare.py",
     "imaging/profile.py": "imaging/test_metadata.py",
     "imaging/publishable.py": "imaging/test_kinds.py",
-    "imaging/reading.py": "imaging/test_prepare.py",
     "imaging/small.py": "imaging/test_verify.py",
     "imaging/xmp.py": "imaging/test_label.py",
     "operators/_metrics.py": "operators/test_metrics.py",

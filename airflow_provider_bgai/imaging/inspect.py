@@ -81,13 +81,14 @@ def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, place
 
 def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
     from airflow_provider_bgai.imaging.fidelity import compare
-    from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.recent import read_source
     from airflow_provider_bgai.imaging.renditions import thumbnail
+    from airflow_provider_bgai.imaging.small import sketch
     from airflow_provider_bgai.imaging.verify import (
         WrongPictureError,
+        check_painted,
         frame_problem,
         open_whole,
-        verify_result,
         verify_whole,
     )
 
@@ -99,18 +100,19 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
             picture, problem="is not compared, its source is not what was sent any more", after=thumbnail(image)
         )
     try:
-        # Decoded here, and not once for all pictures of a purchase: it would wait in memory for each to be fetched.
-        cutout = read_rgba(source)
+        # Not handed on from who prepared it: it would wait in memory until each picture is fetched.
+        cutout, *_ = read_source(source)
     except ValueError as error:
         picture, image = open_whole(file)
         return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
-    before = thumbnail(cutout)
+    picture, image = open_whole(file)
+    # From afar both are looked at twice: by who checks that something was painted, and by people.
+    small_cutout, small = sketch(cutout), sketch(image)
+    before, after = thumbnail(small_cutout), thumbnail(small)
     try:
-        picture, image = verify_result(file, source=None if inspection.plain else cutout)
+        check_painted(small, None if inspection.plain else small_cutout)
     except WrongPictureError as error:
-        picture, image = open_whole(file)
-        return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, thumbnail(image))
-    after = thumbnail(image)
+        return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, after)
     if cutout.getchannel("A").getextrema()[0] == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
     hint = placement or _product_box(cutout, inspection, image.size)

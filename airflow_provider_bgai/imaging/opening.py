@@ -31,13 +31,14 @@ MAX_PIXELS = 64_000_000
 # No format but PNG can say more, and every row costs memory of its own.
 _LONGEST_SIDE = 65_535
 
-# Bytes that decoding one picture may take. With the interpreter and the file it stays below 512 MB.
-_MAX_MEMORY = 365_000_000
+# Bytes that decoding one picture may take. With the interpreter, OpenCV and the file it stays below 512 MB.
+_MAX_MEMORY = 320_000_000
 
 # The decoders' own needs per pixel, measured with Pillow 13 on files of noise of 4 to 16 megapixels: a PNG or a plain
 # JPEG 4.1; a progressive JPEG 6.1 more (8.1 as CMYK); WebP 17.0; AVIF 12.2, about 21 with 10 or 12 bits; GIF 1.5;
-# BMP 4.5; TIFF 6, in one large tile 9.8, and a progressive JPEG can lie in it; HEIC 9.8.
-_DECODING = {"png": 5, "jpg": 5, "webp": 18, "avif": 21, "gif": 5, "bmp": 5, "tiff": 16, "heic": 11}
+# BMP 4.5; TIFF 6, in one large tile 9.8, and a progressive JPEG can lie in it; HEIC 9.8,
+# and more while it is handed over.
+_DECODING = {"png": 5, "jpg": 5, "webp": 18, "avif": 21, "gif": 5, "bmp": 5, "tiff": 16, "heic": 14}
 _PROGRESSIVE = 7
 
 # The one reader of each kind. Pillow's own choice would decode a PostScript file with "WEBP" in the right place.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.bare import first_of_several
 from airflow_provider_bgai.imaging.opening import MAX_PIXELS
 from airflow_provider_bgai.imaging.reading import read
+from airflow_provider_bgai.imaging.recent import read_source
 from airflow_provider_bgai.models import SourceLimits
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
     :raises RefusedSourceError: if it is no cut-out where one is needed, empty, or cannot be made to fit.
     :raises NotAPictureError: if it is no picture, truncated, damaged or too large.
     """
-    image, picture, notes, warnings = read(data, MAX_PIXELS)
+    image, picture, done, doubts = read_source(data)
+    notes, warnings = list(done), list(doubts)
     opaque = _check_alpha(image, limits, warnings)
     scale = _scale(image.size, limits, max_upscale)
     if scale != 1:
@@ -100,10 +102,13 @@ def _check_alpha(image: Image.Image, limits: SourceLimits, warnings: list[str]) 
 
     :raises RefusedSourceError: if it shows nothing, or is no cut-out where one is needed.
     """
+    import numpy as np
+
     alpha = image.getchannel("A")
     pixels = image.width * image.height
-    counts = alpha.histogram()
-    hidden = sum(counts[:_VISIBLE])
+    hidden = int(np.count_nonzero(np.asarray(alpha) < _VISIBLE))
+    extremes: Any = alpha.getextrema()
+    least, most = extremes
     if pixels - hidden < _LEAST_SHARE * pixels:
         share = (pixels - hidden) / pixels
         raise RefusedSourceError(f"it is empty: {share:.2%} of its pixels are visible; a picture must show a product")
@@ -113,8 +118,8 @@ def _check_alpha(image: Image.Image, limits: SourceLimits, warnings: list[str]) 
                 "it needs a cut-out, and this picture has no transparent background; configure a cut-out step, "
                 "or use a vendor that removes backgrounds itself"
             )
-        return counts[255] == pixels
-    if not any(counts[128:]):
+        return least == 255
+    if most < 128:
         warnings.append("nothing in it is more than half opaque")
     width, height = image.size
     sides = {

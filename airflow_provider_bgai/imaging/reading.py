@@ -23,7 +23,7 @@ from airflow_provider_bgai.imaging.profile import profile_of
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
-# Decoded, and once more while it is converted, turned or scaled. 45 megapixels fit.
+# Decoded, and once more while it is converted, turned or scaled. 40 megapixels fit.
 _BYTES_PER_PIXEL = 8
 
 # EXIF's orientation -> how many of Pillow's transpositions make it upright.
@@ -143,6 +143,8 @@ def _convert(image: Image.Image, depth: int) -> Image.Image:
     transparency = image.info.get("transparency")
     if image.mode == "RGB" and transparency is None:
         image.putalpha(255)  # in place: no second copy of a large picture
+        return image
+    if image.mode == "RGBA":
         return image
     if image.mode in ("1", "L") and isinstance(transparency, int):
         # The file names the transparent grey in its own depth, Pillow's pixels have 8 bits.

@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ROWS = 16
+# px of the longer side, and up to twice that: twice a thumbnail, so that scaling it down once more stays smooth.
+_SKETCH = 320
+
+
+def sketch(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as RGBA of some 320 to 640 px, for thumbnails and whatever looks from afar."""
+    return reduced(image, max(1, max(image.size) // _SKETCH))
 
 
 def reduced(image: Image.Image, factor: int) -> Image.Image:
@@ -15,6 +22,8 @@ def reduced(image: Image.Image, factor: int) -> Image.Image:
     import numpy as np
     from PIL import Image
 
+    if factor == 1 and image.mode in ("RGB", "RGBA"):
+        return image.convert("RGBA")
     size = -(-image.width // factor), -(-image.height // factor)
     small = Image.new("RGBA", size)
     for top in range(0, image.height, _ROWS * factor):

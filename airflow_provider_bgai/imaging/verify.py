@@ -110,7 +110,7 @@ def verify_result(
         return picture, image
 
     picture, image = leniently(data, asked)
-    _check_painted(image, source)
+    check_painted(image, source)
     return picture, image
 
 
@@ -127,9 +127,14 @@ _VISIBLE = 16  # of 255: alpha below it is dust
 _SAME = 6  # of 255: re-encoding as JPEG moves a flat colour less than this
 
 
-def _check_painted(image: Image.Image, source: Image.Image | None) -> None:
+def check_painted(image: Image.Image, source: Image.Image | None) -> None:
+    """Whether a vendor has painted anything. Sketches of the two do as well: it is looked at from afar.
+
+    :param source: what was sent; None where a flat or transparent background was asked for.
+    :raises WrongPictureError: if it is blank or unchanged.
+    """
+    import cv2
     import numpy as np
-    from PIL import Image, ImageFilter
 
     pixels = _small(image).astype(np.int16)
     visible = pixels[..., 3] >= _VISIBLE
@@ -147,29 +152,27 @@ def _check_painted(image: Image.Image, source: Image.Image | None) -> None:
         raise WrongPictureError("unchanged", "the background was not painted: it is transparent")
     if abs(image.width / image.height / (source.width / source.height) - 1) > 0.02:
         return  # framed anew, so nobody can tell here which pixels are background
-    sent = _small(source, (pixels.shape[1], pixels.shape[0])).astype(np.int16)
+    if sent.shape != pixels.shape:
+        sent = cv2.resize(sent, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
     if transparent > 0.01:
         # Away from the product: where the two meet, scaling and JPEG mix them.
-        alpha = Image.fromarray(sent[..., 3].astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
-        background = np.asarray(alpha) == 0
-        candidates: dict[str, Any] = {"white": 255, "black": 0, "what the cut-out hides": sent[background][:, :3]}
+        background = cv2.dilate(sent[..., 3], np.ones((5, 5), np.uint8)) == 0
+        candidates: dict[str, Any] = {"white": 255, "black": 0, "what the cut-out hides": sent[background, :3]}
     else:
         background = np.ones(sent.shape[:2], bool)
-        candidates = {"the source itself": sent[background][:, :3]}
+        candidates = {"the source itself": sent[background, :3]}
+    painted = pixels[background, :3]
     for name, candidate in candidates.items():
-        same = (np.abs(pixels[background][:, :3] - candidate) <= _SAME).all(axis=1)
+        same = (np.abs(painted - candidate) <= _SAME).all(axis=1)
         if same.size and same.mean() > 0.97:
             raise WrongPictureError("unchanged", f"the background was not painted: it is {name}")
 
 
-def _small(image: Image.Image, size: tuple[int, int] | None = None) -> Any:
-    """The picture as RGBA numbers of some 128 x 128 px, or of ``size``."""
+def _small(image: Image.Image) -> Any:
+    """The picture as RGBA numbers of some 128 x 128 px."""
     import numpy as np
-    from PIL import Image
 
-    factor = max(1, int((image.width * image.height) ** 0.5) // 128)
-    small = np.asarray(reduced(image, factor))
-    return small if size is None else np.asarray(Image.fromarray(small, "RGBA").resize(size, Image.Resampling.BOX))
+    return np.asarray(reduced(image, max(1, round((image.width * image.height) ** 0.5 / 128))))
 
 
 def _hexadecimal(colour: Any) -> str:
