@@ -202,7 +202,24 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"WEBP", 8, "webp", "image/webp"),
     (b"ftypavif", 4, "avif", "image/avif"),
     (b"ftypavis", 4, "avif", "image/avif"),
+    (b"GIF87a", 0, "gif", "image/gif"),
+    (b"GIF89a", 0, "gif", "image/gif"),
+    (b"II*\0", 0, "tiff", "image/tiff"),
+    (b"MM\0*", 0, "tiff", "image/tiff"),
+    (b"II+\0", 0, "tiff", "image/tiff"),
+    (b"MM\0+", 0, "tiff", "image/tiff"),
+    *(
+        (b"ftyp" + brand, 4, "heic", "image/heic")
+        for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+    ),
 )
+# "BM" alone begins words, too: the length of the header that follows it tells a bitmap.
+_BITMAP_HEADERS = (b"\x0c\0", b"(\0", b"4\0", b"8\0", b"@\0", b"l\0", b"|\0")
+
+KINDS = {extension: content_type for _, _, extension, content_type in _MAGIC} | {"bmp": "image/bmp"}
+"""The kinds of pictures that are read, and their content types."""
+PUBLISHED = frozenset({"png", "jpg", "webp", "avif"})
+"""The kinds that shops show: a vendor's picture of another kind becomes a PNG."""
 
 
 def picture_type(head: bytes) -> tuple[str, str] | None:
@@ -214,4 +231,6 @@ def picture_type(head: bytes) -> tuple[str, str] | None:
     for magic, at, extension, content_type in _MAGIC:
         if head[at : at + len(magic)] == magic:
             return extension, content_type
+    if head[:2] == b"BM" and head[14:16] in _BITMAP_HEADERS:
+        return "bmp", "image/bmp"
     return None

@@ -11,8 +11,10 @@ import csv
 import fcntl
 import hashlib
 import io
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,6 +205,7 @@ def three_nights(
     if same := [uri for uri, content in again.items() if content == contents[uri]]:
         raise DemoError(f"bought again, but the picture is the old one: {', '.join(same)}")
     check_books(sandbox.bill(), [first, second, third])
+    print(audited(s3, third), flush=True)
     return [first, second, third]
 
 
@@ -306,8 +309,8 @@ def bought(s3: S3Service, reports: Mapping[str, dict[str, Any]]) -> Iterator[Pic
         for result in parse_lines(Result, fetch(client, outcomes).splitlines(), outcomes):
             if result.outcome != "bought":
                 continue
-            for index, image in enumerate(result.images, start=1):
-                key = name_output(result.name, index, image.uri.rpartition(".")[2])
+            for image in (file for file in result.finished if not file.rendition):
+                key = name_output(result.name, image.index, image.uri.rpartition(".")[2])
                 yield Picture(
                     sku=result.sku,
                     vendor=result.vendor or "",
@@ -383,6 +386,18 @@ def check_books(bill: Mapping[str, int], nights: Sequence[Night]) -> None:
         lines.append(f"{vendor} {booked} = {bill[vendor]}")
     tonight = sum(report["charged"] for report in nights[-1].reports.values())
     print(f"Billed tonight: {tonight}. Pictures in the books = the vendors' counters: {', '.join(lines)}.", flush=True)
+
+
+def audited(s3: S3Service, night: Night) -> str:
+    """What ``bgai-audit`` says of all that is published: every file computed anew."""
+    destinations = [root_of(report["outcomes_uri"]) for report in night.reports.values()]
+    command = [sys.executable, "-m", "airflow_provider_bgai.catalogue.audit", *destinations]
+    environment = {**os.environ, "AIRFLOW_CONN_AWS_DEFAULT": s3.aws_connection()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DemoError(f"published files do not hold against their evidence:\n{done.stdout}{done.stderr}")
+    told = [line for line in done.stdout.splitlines() if "against their evidence" in line]
+    return "\n".join(("Audited, every file computed anew:", *told))
 
 
 def draw_sheet(

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from airflow_provider_bgai.buying.record import Call, Delivered, Output, Thumbnails
-from airflow_provider_bgai.exceptions import InvalidRequestError, LostError
+from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, PollError
 from airflow_provider_bgai.imaging.inspect import Seen, inspect
-from airflow_provider_bgai.models import Generation
+from airflow_provider_bgai.models import Generation, picture_type
 from airflow_provider_bgai.storage import Storage, split_uri
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def land(
     :param call: says how they are looked at, and what their labels say.
     :param source: the cut-out's bytes that were sent, to compare the pictures with; None if they are not at hand.
     :raises LostError: if the vendor's file is no whole picture, or its link is gone.
-    :raises PollError: if a picture could not be fetched for now.
+    :raises PollError: if a picture could not be fetched for now, or is of a kind that is not read here.
     :raises StoreError: if S3 refuses it for minutes.
     """
     loop = asyncio.get_running_loop()
@@ -119,14 +119,13 @@ async def land(
             file: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
             ready.append((file, await _fetch_whole(hook, image, file, f"{index} of {count}", call, source)))
         for index, (file, looked) in enumerate(ready, start=1):
-            labelled = await loop.run_in_executor(PIXELS, _label, file, call, index)
+            labelled = await loop.run_in_executor(PIXELS, _label, file, call, index, looked.instead)
             delivered = None
-            if labelled.original is not None:
-                kept = keep(index, count, looked.picture.extension)
-                await asyncio.to_thread(
-                    _put, storage, kept, labelled.original, looked.picture.content_type, given, call
-                )
-                sha256 = hashlib.sha256(labelled.original).hexdigest()
+            if (original := labelled.original) is not None:
+                extension, content_type = picture_type(original[:16]) or ("bin", "application/octet-stream")
+                kept = keep(index, count, extension)
+                await asyncio.to_thread(_put, storage, kept, original, content_type, given, call)
+                sha256 = hashlib.sha256(original).hexdigest()
                 delivered = Delivered(uri=kept, sha256=sha256, claim=labelled.claim)
             good = looked.verdict is None or looked.verdict.faithful or not call.inspection.enforce
             digest = hashlib.sha256(labelled.body).hexdigest()
@@ -160,13 +159,18 @@ def _put(storage: Storage, uri: str, body: bytes, content_type: str, metadata: d
 async def _fetch_whole(
     hook: BackgroundHook, image: str | bytes, file: IO[bytes], place: str, call: Call, source: bytes | None
 ) -> Seen:
-    from airflow_provider_bgai.imaging.verify import NotAPictureError
+    from airflow_provider_bgai.imaging.opening import NotAPictureError, UnreadKindError
 
     loop = asyncio.get_running_loop()
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
             return await loop.run_in_executor(PIXELS, inspect, file, source, call.inspection, call.placement)
+        except UnreadKindError as error:
+            # Paid, and perhaps whole: who installs what it takes, or fetches it by hand, loses nothing.
+            raise PollError(
+                f"{hook.hook_name}: picture {place} is {error}", vendor=call.vendor, task_id=call.task_id
+            ) from None
         except NotAPictureError as error:
             # Bytes in hand do not get better; a link may have been cut off on the way.
             if isinstance(image, str) and attempt < FETCHES:
@@ -192,21 +196,25 @@ class _Labelled:
     note: str | None = None
 
 
-def _label(file: IO[bytes], call: Call, index: int) -> _Labelled:
-    """A picture without its manifest and with our label; as it came if it can have none: it is paid for, and kept."""
+def _label(file: IO[bytes], call: Call, index: int, instead: bytes | None) -> _Labelled:
+    """A picture without its manifest and with our label; without a label if it can have none: it is paid for, and kept.
+
+    :param instead: the file to be landed, where what came cannot be published as it is.
+    """
     from airflow_provider_bgai.imaging.label import LabelError, overwrites, write_label
     from airflow_provider_bgai.imaging.marks import without_manifest
     from airflow_provider_bgai.imaging.sign import read_claim
 
     file.seek(0)
     came = file.read()
+    shown = came if instead is None else instead
     try:
-        bare = without_manifest(came)
+        bare = without_manifest(shown)
         body = write_label(bare, call.label(index))
-        if bare is came:
-            return _Labelled(body, original=came if overwrites(came) else None)
+        if bare is shown:
+            return _Labelled(body, original=came if instead is not None or overwrites(came) else None)
     except LabelError as error:
-        return _Labelled(came, note=f"has no label: {error}")
+        return _Labelled(shown, original=came if instead is not None else None, note=f"has no label: {error}")
     claim = read_claim(came)
     words = f" ({claim})" if str(claim) else ""
     note = f"came with a C2PA manifest{words}, which fits no labelled file; it is kept as it came"

@@ -336,8 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     options = {"url": args.url, "skus": args.sku, "allow_private_hosts": args.allow_private_hosts}
+    storage = Storage(args.aws_conn_id)
     try:
-        return _tell(audit(Storage(args.aws_conn_id), args.destination, **options))
+        return max(_tell(where, audit(storage, where, **options)) for where in args.destination)
     except InvalidRequestError as error:
         parser.error(str(error))
 
@@ -346,8 +347,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bgai-audit", description="Hold every published picture against its evidence, computed anew."
     )
-    parser.add_argument("destination", help="s3://bucket/prefix of the catalogue")
-    parser.add_argument("--url", help="where the public gets the files, like https://cdn.shop.example/{key}")
+    parser.add_argument("destination", nargs="+", help="s3://bucket/prefix of a catalogue")
+    parser.add_argument("--url", help="where the public gets the files of it, like https://cdn.shop.example/{key}")
     parser.add_argument("--sku", action="append", default=[], help="only this product; may be given again")
     parser.add_argument("--aws-conn-id", default="aws_default", help="Airflow connection (default: %(default)s)")
     parser.add_argument(
@@ -356,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(found: Iterable[Audited]) -> int:
+def _tell(destination: str, found: Iterable[Audited]) -> int:
     files = broken = partly = 0
     for it in found:
         files += 1
@@ -364,6 +365,10 @@ def _tell(found: Iterable[Audited]) -> int:
         partly += bool(it.unseen)
         for words in (*it.problems, *(f"({words})" for words in it.unseen)):
             sys.stdout.write(f"{it.key} ({it.sku}): {words}\n")
-    whole = f"{files - broken} of {files} file(s) hold against their evidence"
+    whole = f"{destination}: {files - broken} of {files} file(s) hold against their evidence"
     sys.stdout.write(f"{whole}{f'; {partly} could not be computed anew in full' if partly else ''}\n")
     return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -71,13 +71,17 @@ async def _fetch(hook: BackgroundHook, field: str, url: str) -> bytes:
 
 
 async def describe(hook: BackgroundHook, field: str, data: bytes) -> Picture:
-    """What an image about to be sent is. :raises InvalidRequestError: if it is no picture."""
+    """What an image about to be sent is. :raises InvalidRequestError: if it is nothing that the vendor takes."""
     from airflow_provider_bgai.imaging.verify import NotAPictureError, read_header
 
     try:
-        return await asyncio.to_thread(read_header, data)
+        picture = await asyncio.to_thread(read_header, data)
     except NotAPictureError as error:
         raise hook.refuse(field, f"{len(data)} bytes", str(error)) from None
+    if picture.extension not in hook.source.formats:
+        taken = " or ".join(kind.upper() for kind in hook.source.formats)
+        raise hook.refuse(field, picture.extension, f"must be a {taken}; save it as PNG")
+    return picture
 
 
 async def link_to(hook: BackgroundHook, field: str, source: str | bytes) -> str:

@@ -52,8 +52,10 @@ async def whole(hook: BackgroundHook, image: str | bytes, task_id: str | None) -
     """The bytes of one picture, decoded to its end. Errors carry the task ID.
 
     :raises LostError: if it is gone, or stays damaged.
+    :raises PollError: if it cannot be fetched for now, or is of a kind that is not read here.
     """
-    from airflow_provider_bgai.imaging.verify import NotAPictureError, verify_whole
+    from airflow_provider_bgai.imaging.opening import NotAPictureError, UnreadKindError
+    from airflow_provider_bgai.imaging.verify import verify_whole
 
     problem = ""
     for _ in range(WHOLE_ATTEMPTS):
@@ -62,6 +64,8 @@ async def whole(hook: BackgroundHook, image: str | bytes, task_id: str | None) -
             await hook.fetch(image, file)
             await asyncio.to_thread(verify_whole, file.getvalue())
             return file.getvalue()
+        except UnreadKindError as error:
+            raise hook.error(PollError, f"paid, and the picture is {error}", task_id=task_id) from None
         except NotAPictureError as error:
             problem = str(error)
         except BgaiError as error:

@@ -5,8 +5,9 @@ Pixels alone: where the file came from and where it goes is landing's business.
 
 from __future__ import annotations
 
+import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -49,25 +50,45 @@ class Inspection(BaseModel):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result."""
+    """What was seen: the verdict, if there was anything to compare with, and thumbnails of source and result.
+
+    :param instead: the file to land, where what came is whole and cannot be published as it is.
+    """
 
     picture: Picture
     verdict: Verdict | None = None
     problem: str | None = None
     before: bytes | None = None
     after: bytes = b""
+    instead: bytes | None = None
 
 
 def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
-    """Decode a picture, and compare it with the product where it can be. :raises NotAPictureError: if it is none."""
+    """Decode a picture, and compare it with the product where it can be.
+
+    :raises NotAPictureError: if it is none.
+    :raises UnreadKindError: if it is of a kind that is not read here.
+    """
+    from airflow_provider_bgai.imaging.publishable import publishable, sound
+
+    instead, why = publishable(file)
+    if instead is not None:
+        file = io.BytesIO(instead)
+    seen = _inspect(file, source, inspection, placement)
+    problem = "; ".join(filter(None, (why, seen.picture.problem, seen.problem))) or None
+    return replace(seen, problem=problem, instead=sound(file, seen.picture) or instead)
+
+
+def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
     from airflow_provider_bgai.imaging.fidelity import compare
-    from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.recent import read_source
     from airflow_provider_bgai.imaging.renditions import thumbnail
+    from airflow_provider_bgai.imaging.small import sketch
     from airflow_provider_bgai.imaging.verify import (
         WrongPictureError,
+        check_painted,
         frame_problem,
         open_whole,
-        verify_result,
         verify_whole,
     )
 
@@ -79,18 +100,19 @@ def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, place
             picture, problem="is not compared, its source is not what was sent any more", after=thumbnail(image)
         )
     try:
-        # Decoded here, and not once for all pictures of a purchase: it would wait in memory for each to be fetched.
-        cutout = read_rgba(source)
+        # Not handed on from who prepared it: it would wait in memory until each picture is fetched.
+        cutout, *_ = read_source(source)
     except ValueError as error:
         picture, image = open_whole(file)
         return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
-    before = thumbnail(cutout)
+    picture, image = open_whole(file)
+    # From afar both are looked at twice: by who checks that something was painted, and by people.
+    small_cutout, small = sketch(cutout), sketch(image)
+    before, after = thumbnail(small_cutout), thumbnail(small)
     try:
-        picture, image = verify_result(file, source=None if inspection.plain else cutout)
+        check_painted(small, None if inspection.plain else small_cutout)
     except WrongPictureError as error:
-        picture, image = open_whole(file)
-        return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, thumbnail(image))
-    after = thumbnail(image)
+        return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, after)
     if cutout.getchannel("A").getextrema()[0] == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
     hint = placement or _product_box(cutout, inspection, image.size)

@@ -212,7 +212,7 @@ def _exif_texts(data: bytes) -> list[bytes]:
 
     from PIL import Image
 
-    from airflow_provider_bgai.imaging.verify import BROKEN
+    from airflow_provider_bgai.imaging.opening import BROKEN
 
     if b"AIGC" not in data and b"A\0I\0G\0C" not in data:
         return []

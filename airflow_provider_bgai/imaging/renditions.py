@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from airflow_provider_bgai.imaging.extend import extended
 from airflow_provider_bgai.imaging.icon import Corner, with_icon
+from airflow_provider_bgai.imaging.small import sketch
 from airflow_provider_bgai.imaging.white import white_jpeg
 
 if TYPE_CHECKING:
@@ -192,14 +193,19 @@ def render(picture: Image.Image, rendition: Rendition) -> Rendered:
         shrink *= min(0.9, max(0.25, 0.97 * math.sqrt(rendition.max_bytes / len(data))))
 
 
-def thumbnail(picture: Image.Image, side: int = 160) -> bytes:
-    """A small WebP for a report, a few kB. ``side`` in px; transparency is kept."""
+def thumbnail(picture: Image.Image) -> bytes:
+    """A WebP of at most 160 px a side for a report, a few kB; transparency is kept.
+
+    :param picture: decoded, of any mode; its :func:`~airflow_provider_bgai.imaging.small.sketch` will do.
+    """
     from PIL import Image
 
-    small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    small.info = {}
-    return _save(small, "WEBP", quality=70, method=4)
+    small = sketch(picture)
+    small.thumbnail((160, 160), Image.Resampling.HAMMING)
+    if small.getchannel("A").getextrema() == (255, 255):
+        small = small.convert("RGB")
+    # Twice as quick as the usual 4, and no larger, since alpha loses a little, too.
+    return _save(small, "WEBP", quality=70, alpha_quality=70, method=2)
 
 
 def _check_encoder(kind: str) -> None:

@@ -250,12 +250,12 @@ def read_label_id(catalogue, key: str) -> str:
 def test_the_command_says_what_does_not_hold_and_ends_with_1(night, capsys, monkeypatch):
     monkeypatch.setattr("airflow_provider_bgai.catalogue.audit.Storage", lambda _conn_id: night.storage)
     assert main([night.root]) == 0
-    assert capsys.readouterr().out == "9 of 9 file(s) hold against their evidence\n"
+    assert capsys.readouterr().out == f"{night.root}: 9 of 9 file(s) hold against their evidence\n"
     night.storage.delete(f"{night.root}/shoe.png")
     assert main([night.root, "--sku", "shoe"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "shoe.png (shoe): is gone from the shop",
-        "2 of 3 file(s) hold against their evidence",
+        f"{night.root}: 2 of 3 file(s) hold against their evidence",
     ]
     for wrong in (["--url", "https://cdn.example/"], []):
         with pytest.raises(SystemExit) as end:

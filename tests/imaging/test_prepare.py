@@ -6,11 +6,13 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from airflow_provider_bgai.imaging import reading, recent
 from airflow_provider_bgai.imaging.prepare import Prepared, RefusedSourceError, prepare, read_rgba
 from airflow_provider_bgai.imaging.verify import NotAPictureError
 from airflow_provider_bgai.models import SourceLimits
@@ -495,10 +497,11 @@ def test_an_opaque_photo_becomes_png_without_alpha():
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"<!doctype html><h1>502</h1>", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG, which is not read; save it as PNG"),
         (saved(disc(), "PNG")[:-20], "cut off"),
         (saved(disc().convert("RGB"), "JPEG")[:-400], "cut off"),
-        (saved(disc(), "TIFF"), "not a picture"),
+        (saved(disc(), "TIFF")[:-4000], "cut off"),
         (paint.bomb(), "10000 x 16000 px: more than 64,000,000 pixels"),
     ],
 )
@@ -506,6 +509,27 @@ def test_what_is_no_picture_is_refused(data, says):
     for use in (read_rgba, lambda data: prepare(data, PICWISH)):
         with pytest.raises(NotAPictureError, match=says):
             use(data)
+
+
+def test_a_source_that_was_just_read_is_not_read_again(monkeypatch):
+    """Which is where it lands; and however many there are, not more is kept than is said."""
+    reads: list[bytes] = []
+
+    def read(data: bytes, max_pixels: int) -> Any:
+        reads.append(data)
+        return reading.read(data, max_pixels)
+
+    monkeypatch.setattr(recent, "read", read)
+    data = saved(disc(), "PNG") + b"of this test alone"
+    first, again = prepare(data, PICWISH), prepare(data, ANYTHING)
+    kept, *_ = recent.read_source(data)
+    assert (len(reads), first.warnings, kept.tobytes()) == (1, again.warnings, disc().tobytes())
+    large = saved(Image.new("RGBA", (2500, 2500), "red"), "PNG")
+    for number in range(3):
+        recent.read_source(large + bytes([number]))
+    assert sum(image.width * image.height for image, *_ in recent._kept.values()) <= recent.KEPT_PIXELS
+    recent.read_source(data)
+    assert len(reads) == 5
 
 
 def test_an_open_file_serves_as_well_as_bytes():

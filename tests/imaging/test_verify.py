@@ -88,7 +88,7 @@ def test_a_flipped_bit_in_a_png_is_noticed():
         verify_whole(bytes(data))
 
 
-@pytest.mark.parametrize("data", [b"", b"<!doctype html><h1>502</h1>", b'{"status": 500}', b"GIF89a......", b"BM...."])
+@pytest.mark.parametrize("data", [b"", b"<!doctype html><h1>502</h1>", b'{"status": 500}', b"GIF80a......", b"BM...."])
 @pytest.mark.parametrize("look", [read_header, verify_whole])
 def test_what_is_no_picture_says_how_it_begins(look, data):
     with pytest.raises(NotAPictureError) as refused:
