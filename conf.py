@@ -15,6 +15,7 @@ NAVIGATION = {
         "docs/pictures",
         "docs/renditions",
         "docs/labels",
+        "docs/evidence",
         "docs/feeds",
         "docs/review",
         "docs/money",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_bgai.catalogue import cli
+from airflow_provider_bgai.catalogue import audit, cli
 from airflow_provider_bgai.catalogue.recipe import load_recipe
 from airflow_provider_bgai.exceptions import BY_REASON
 from airflow_provider_bgai.get_provider_info import ROWS
@@ -86,6 +86,8 @@ def understand(*words: str) -> None:
             subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         case ["bgai-ledger", *arguments]:
             parse(cli._parser(), arguments)
+        case ["bgai-audit", *arguments]:
+            parse(audit._parser(), arguments)
         case ["bgai-sandbox", *arguments]:
             parse(sandbox_cli._parser(), arguments)
         case ["airflow", *arguments]:
