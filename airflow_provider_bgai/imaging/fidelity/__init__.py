@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import COARSE, FINE, Fit, fitted, misfit, polished, refined
-from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged
-from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product
+from airflow_provider_bgai.imaging.fidelity.fit import COARSE, Fit, fitted, misfit, polished, refined
+from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
+from airflow_provider_bgai.imaging.fidelity.product import FINE, OPAQUE, Placement, Product, at_least
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
+from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from airflow_provider_bgai.imaging.fidelity.product import Levels
 
 __all__ = ["Placement", "Thresholds", "Verdict", "compare"]
 
@@ -37,17 +40,21 @@ def compare(
     :param hint: (x, y, width, height) in px of the product in the result as the vendor tells it; tried, not believed.
     :raises ValueError: if the source is not RGBA or has hardly any opaque pixel.
     """
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(1)  # who lands pictures has threads of their own
     product = Product(source)
-    picture = _opaque(result)
-    if _same_pixels(source, picture):
+    picture = np.asarray(_opaque(result))
+    if _same_pixels(product, picture):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
         nothing = dict.fromkeys(("delta_e", "delta_e_local", "hue", "altered", "light", "stretch"), 0.0)
-        return Verdict(True, (), placement, psnr=HIGHEST_PSNR, sharpness=1.0, coverage=1.0, **nothing)
+        return Verdict(True, (), placement, psnr=HIGHEST_PSNR, sharpness=1.0, coverage=1.0, spot=0.0, **nothing)
     fits: list[Fit] = []
     for placement in likely(product, picture, hint):
         # The exact placement first: a result that needs no fitting is not to be moved by a hundredth of a pixel.
         fit = fitted(product, picture, placement, FINE)
-        verdict = judged(fit, thresholds)
+        verdict = _closely_judged(product, picture, fit, thresholds)
         if verdict.faithful:
             return verdict
         fits.append(fit)
@@ -56,22 +63,29 @@ def compare(
         return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
     best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
     fits.append(polished(product, picture, best))
-    return judged(min(fits, key=misfit), thresholds)
+    return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 
 
-def _same_pixels(source: Image.Image, picture: Image.Image) -> bool:
+def _closely_judged(product: Product, picture: Levels, fit: Fit, limits: Thresholds) -> Verdict:
+    """Judged as a whole and, where that is within the limits, by the worst spot."""
+    verdict = judged(fit, limits)
+    if not verdict.faithful:
+        return verdict
+    return with_spot(verdict, worst_spot(product, picture, fit.placement, fit.light, limits.max_spot), limits)
+
+
+def _same_pixels(product: Product, picture: Levels) -> bool:
     """Whether every fully opaque pixel is where and what it was: so do vendors return it that only paint around it."""
-    from PIL import Image, ImageChops
+    import cv2
 
-    if source.size != picture.size or picture.getcolors(1) is not None:
+    if product.pixels.shape[:2] != picture.shape[:2] or (picture == picture[0, 0]).all():
         return False  # a blank result may have a black product's colour, and does not show it
-    alpha = source.getchannel("A")
-    levels = alpha.histogram()
-    if levels[255] < 0.99 * sum(levels[OPAQUE:]):
+    alpha = cv2.extractChannel(product.pixels, 3)
+    opaque = at_least(alpha, 255)
+    if cv2.countNonZero(opaque) < 0.99 * cv2.countNonZero(at_least(alpha, OPAQUE)):
         return False  # nearly opaque pixels are blended, and so are hardly ever the same
-    opaque = alpha.point([0] * 255 + [255])
-    nothing = Image.new("RGB", source.size)
-    return Image.composite(ImageChops.difference(source.convert("RGB"), picture), nothing, opaque).getbbox() is None
+    own = cv2.cvtColor(product.pixels, cv2.COLOR_RGBA2RGB)
+    return cv2.norm(own, picture, cv2.NORM_INF, opaque) == 0
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

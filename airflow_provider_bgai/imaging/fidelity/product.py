@@ -5,7 +5,9 @@ Nothing here has seen a result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Array = NDArray[np.floating[Any]]
+    Levels = NDArray[np.uint8]
 
 Box = tuple[float, float, float, float]
 
 OPAQUE = 250  # alpha from which a pixel of the source counts as the product's own
 FEWEST = 64  # opaque px on the comparing grid, below which nothing can be said
+FINE = 512  # px, longer side of the product on the grid it is compared on
 NOISE = 5.0  # levels of luma (of 255) by which an honest re-encoding may differ in a plain area, rms
+BEHIND = 3.0  # px of the grid, standard deviation, over which is guessed what lies behind a thin product
 SILHOUETTE = 60.0  # levels of contrast assumed between product and background, whose ringing reaches inside
 
 
@@ -46,34 +51,91 @@ class Product:
     """The part of the source that matters, at whatever size it is asked for."""
 
     def __init__(self, source: Image.Image) -> None:
-        from PIL import Image
+        import cv2
+        import numpy as np
 
         require_cut_out(source)
         self.whole = source.size
-        alpha = source.getchannel("A")
-        count = _at_least(alpha, OPAQUE).histogram()[255]
+        self.pixels: Levels = np.asarray(source)
+        alpha = cv2.extractChannel(self.pixels, 3)
+        opaque = at_least(alpha, OPAQUE)
+        count = cv2.countNonZero(opaque)
         if count < FEWEST:
             raise ValueError(f"the source has {count} opaque px: too few to compare")
-        box = _at_least(alpha, 32).getbbox()
-        assert box is not None
-        self.tight = box
-        margin = 2 + max(box[2] - box[0], box[3] - box[1]) // 50  # what is just outside the outline is looked at, too
-        self.box = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-        self.cut = source.crop(self.box)
-        self.size = self.cut.size
-        colour = self.cut.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-        assert isinstance(colour, tuple)
-        self.colour = colour[:3]
+        left, top, width, height = cv2.boundingRect(at_least(alpha, 32))
+        self.tight = (left, top, left + width, top + height)
+        margin = 2 + max(width, height) // 50  # what is just outside the outline is looked at, too
+        # So many px a side go into one px of the finest grid: a whole number, because that is reduced fast.
+        self.reduced = math.ceil((max(width, height) + 2 * margin) / FINE)
+        right, bottom = (
+            before + -(-(side + 2 * margin) // self.reduced) * self.reduced - margin
+            for before, side in ((left, width), (top, height))
+        )
+        self.box = (left - margin, top - margin, right, bottom)
+        self.size = (right - left + margin, bottom - top + margin)
+        self.colour = tuple(round(value) for value in cv2.mean(self.pixels, opaque)[:3])
         self.grids: dict[tuple[int, int], Grid] = {}
+
+    @cached_property
+    def cut(self) -> Levels:
+        """The product's box of the source, and what is beyond its frame transparent."""
+        import cv2
+        import numpy as np
+
+        left, top, right, bottom = self.box
+        width, height = self.whole
+        part = self.pixels[max(0, top) : bottom, max(0, left) : right]
+        beyond = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+        if not any(beyond):
+            return part
+        padded = cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+        return np.asarray(padded, np.uint8)
+
+    @cached_property
+    def alpha(self) -> Levels:
+        """Of the cut."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.extractChannel(self.cut, 3))
+
+    @cached_property
+    def luma(self) -> Levels:
+        """Of the cut, whatever stands below what is transparent."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2GRAY))
+
+    @cached_property
+    def filled(self) -> Levels:
+        """The cut, RGB, and the product's mean colour around it, so that resampling mixes no foreign one in."""
+        import cv2
+        import numpy as np
+
+        canvas = np.empty((*self.alpha.shape, 3), np.uint8)
+        canvas[:] = self.colour
+        return np.asarray(cv2.copyTo(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), at_least(self.alpha, 128), canvas))
+
+    @cached_property
+    def premultiplied(self) -> Levels:
+        """The cut, RGB, as dark as it is transparent."""
+        import cv2
+        import numpy as np
+
+        share = cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2RGB)
+        return np.asarray(cv2.multiply(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), share, scale=1 / 255), np.uint8)
 
     def size_at(self, scale: float, longest: int) -> tuple[int, int]:
         """Of the grid on which the product is compared with itself at ``scale`` px per px: that of the smaller one."""
+        if longest == FINE and scale >= 1 / self.reduced:
+            return self.size[0] // self.reduced, self.size[1] // self.reduced
         scale = min(1.0, scale, longest / max(self.size))
         return max(6, round(self.size[0] * scale)), max(6, round(self.size[1] * scale))
 
     def grid(self, size: tuple[int, int]) -> Grid:
         if size not in self.grids:
-            self.grids[size] = _prepare(self.cut, size, self.colour)
+            self.grids[size] = _prepared(self, size)
         return self.grids[size]
 
     def place(self, box: Box, own: tuple[int, int, int, int] | None = None) -> Placement:
@@ -100,10 +162,11 @@ class Grid:
     """The product at the size at which it is compared: arrays of (height, width)."""
 
     size: tuple[int, int]
-    rgb: Image.Image
+    rgb: Levels
     luma: Array
     outline: NDArray[np.bool_]
     mask: NDArray[np.bool_]  # opaque, and away from the outline where there is enough left
+    thin: bool  # there is not: it is compared with what lies around it shining through
     slope_x: Array  # levels per px
     slope_y: Array
     detail: Array  # luma less its surroundings, 3 px wide; 0 where faint, because encoders drop that
@@ -112,67 +175,103 @@ class Grid:
     busy: Array  # squared levels per px: how steep it is here, outline included
 
 
-def _prepare(cut: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Grid:
+def _prepared(product: Product, size: tuple[int, int]) -> Grid:
+    import cv2
     import numpy as np
-    from PIL import Image, ImageFilter
 
-    small = cut if cut.size == size else cut.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
-    alpha = small.getchannel("A")
-    for least in (OPAQUE, 192, 96):  # a thin product is nowhere opaque on a small grid
-        mask = _at_least(alpha, least)
-        count = mask.histogram()[255]
+    box = (0.0, 0.0, float(product.size[0]), float(product.size[1]))
+    alpha = resampled(product.alpha, box, size)
+    for least in (OPAQUE, 192, 96, 32):  # a thin product is nowhere opaque on a small grid
+        mask = at_least(alpha, least)
+        count = cv2.countNonZero(mask)
         if count >= FEWEST:
             break
-    contrast = 2.5 * SILHOUETTE  # where all of a thin product is near its outline
+    thin = True
     for erosion in (5, 3):
-        inner = mask.filter(ImageFilter.MinFilter(erosion))
-        if inner.histogram()[255] > max(0.3 * count, FEWEST):
-            mask, contrast = inner, SILHOUETTE
+        inner = cv2.erode(mask, np.ones((erosion, erosion), np.uint8), borderType=cv2.BORDER_REPLICATE)
+        if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
+            mask, thin = inner, False
             break
-    filled = Image.new("RGB", size, colour)
-    filled.paste(small, mask=small)
-    luma = np.asarray(filled.convert("L"), np.float32)
-    slope_x, slope_y = slopes(luma)
-    fade_x, fade_y = slopes(np.asarray(alpha, np.float32) / 255)
+    fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
-    smooth = _smooth(luma)
-    detail, wider = (
-        np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - _smooth(smooth))
-    )
-    busy = slope_x**2 + slope_y**2 + detail**2 + wider**2 + np.float32(contrast**2) * fade
+    seen = _looks(resampled(product.filled, box, size))
+    steep = seen["busy"]
     return Grid(
         size=size,
-        rgb=filled,
-        luma=luma,
         outline=fade > 0.3**2,
-        mask=np.asarray(mask) > 0,
-        slope_x=slope_x,
-        slope_y=slope_y,
-        plain=float(np.mean((slope_x**2 + slope_y**2)[np.asarray(mask) > 0])) < 1.0,
-        detail=detail,
-        wider=wider,
-        busy=busy,
+        mask=mask > 0,
+        thin=thin,
+        plain=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0] < 1.0,
+        **{**seen, "busy": steep + np.float32(SILHOUETTE**2) * fade},
     )
 
 
-def _at_least(alpha: Image.Image, least: int) -> Image.Image:
-    return alpha.point([0] * least + [255] * (256 - least))
+def before(product: Product, grid: Grid, picture: Levels) -> Grid:
+    """The product on the grid with what is seen around it in ``picture`` (of the grid's size) shining through."""
+    import cv2
+    import numpy as np
+
+    box = (0.0, 0.0, float(product.size[0]), float(product.size[1]))
+    alpha = resampled(product.alpha, box, grid.size).astype(np.float32)[..., None] / np.float32(255)
+    around = (1 - alpha) ** 4  # what is hardly covered says most of what lies behind
+    total = cv2.GaussianBlur(around, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
+    behind = cv2.GaussianBlur(picture * around, (0, 0), BEHIND) / total
+    expected = resampled(product.premultiplied, box, grid.size) + (1 - alpha) * behind
+    return replace(grid, **_looks(np.clip(expected + np.float32(0.5), 0, 255).astype(np.uint8)))
+
+
+def _looks(rgb: Levels) -> dict[str, Any]:
+    """A picture, and what a fit needs to know of it."""
+    import cv2
+    import numpy as np
+
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    slope_x, slope_y = slopes(luma)
+    smooth = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    smoother = cv2.blur(smooth, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    detail, wider = (
+        np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother)
+    )
+    return {
+        "rgb": rgb,
+        "luma": luma,
+        "slope_x": slope_x,
+        "slope_y": slope_y,
+        "detail": detail,
+        "wider": wider,
+        "busy": slope_x**2 + slope_y**2 + detail**2 + wider**2,
+    }
+
+
+def resampled(levels: Levels, box: Box, size: tuple[int, int]) -> Levels:
+    """A box (left, top, right, bottom; within the picture, may be fractions of px) of a picture at another size."""
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    width, height = box[2] - box[0], box[3] - box[1]
+    if all(side == int(side) for side in box):
+        left, top, right, bottom = (int(side) for side in box)
+        part = levels[top:bottom, left:right]
+        if size == (width, height):
+            return part
+        if width % size[0] == height % size[1] == 0:
+            return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3))
+
+
+def at_least(levels: Levels, least: int) -> Levels:
+    """255 where a level is reached, else 0."""
+    import cv2
+    import numpy as np
+
+    return np.asarray(cv2.threshold(levels, least - 1, 255, cv2.THRESH_BINARY)[1])
 
 
 def slopes(values: Array) -> tuple[Array, Array]:
-    """Central differences along x and y, 0 at the borders."""
-    import numpy as np
+    """Central differences along x and y."""
+    import cv2
 
-    along, down = np.zeros_like(values), np.zeros_like(values)
-    along[:, 1:-1] = (values[:, 2:] - values[:, :-2]) / 2
-    down[1:-1] = (values[2:] - values[:-2]) / 2
+    along = cv2.Sobel(values, -1, 1, 0, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    down = cv2.Sobel(values, -1, 0, 1, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
     return along, down
-
-
-def _smooth(values: Array) -> Array:
-    """Mean over 3 x 3, borders repeated."""
-    import numpy as np
-
-    padded = np.pad(values, 1, mode="edge")
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)

@@ -1,0 +1,136 @@
+"""The worst spot of a product, at the result's own resolution: one wrong character on a label is no share of anything.
+
+What is left over after the fit is compared, glyph by glyph, with the error expected just there: what an encoder does to
+what is as busy, and what it did to most of this picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_bgai.imaging.fidelity.fit import SAMPLES, Light, estimated
+from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product, at_least, resampled, slopes
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
+
+GLYPH = 9  # px, side of a spot
+STROKE = 3  # px over which errors are added with their sign: a stroke is of one sign, an encoder's ringing is not
+RIM = 3  # px along the outline that are not looked at: it may be feathered anew
+FLOOR = 2.0  # levels, rms over a spot, that are always allowed
+DISPLACED = 0.02  # squared px by which an edge may be displaced, after the fit at this resolution
+NOISIEST = 8.0  # levels, rms, of noise that is believed of a picture as a whole
+FLAT = 3.0  # levels a px below which there is nothing to align
+SHADING = 25  # px over which a difference is light, not print
+
+
+@dataclass(frozen=True)
+class Spot:
+    """How many times the expected error the worst spot differs by, and its middle in px of the result."""
+
+    excess: float
+    x: int
+    y: int
+
+
+def worst_spot(product: Product, picture: Levels, placement: Placement, light: Light, enough: float) -> Spot | None:
+    """The spot that differs most; None where the product has no inside to look at.
+
+    :param enough: what is below this is not looked at closely; the excess is then the most that it may be.
+    """
+    import cv2
+    import numpy as np
+
+    left, top, right, bottom = product.box_at(placement)
+    x, y = math.ceil(max(left, 0.0)), math.ceil(max(top, 0.0))
+    size = (math.floor(min(right, picture.shape[1])) - x, math.floor(min(bottom, picture.shape[0])) - y)
+    if min(size) < GLYPH:
+        return None
+    box = (
+        max(0.0, (x - left) / placement.scale_x),
+        max(0.0, (y - top) / placement.scale_y),
+        min(float(product.size[0]), (x + size[0] - left) / placement.scale_x),
+        min(float(product.size[1]), (y + size[1] - top) / placement.scale_y),
+    )
+    side = np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)
+    solid = cv2.erode(at_least(resampled(product.alpha, box, size), OPAQUE), side, borderValue=0)
+    if not cv2.countNonZero(solid):
+        return None
+    own = resampled(product.luma, box, size)
+    seen = cv2.cvtColor(picture[y : y + size[1], x : x + size[0]], cv2.COLOR_RGB2GRAY)
+    common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
+    table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
+    error = cv2.subtract(seen, cv2.LUT(own, table) if common else own, mask=solid, dtype=cv2.CV_32F)
+    spots = _energy(error)
+    _, most, _, (across, down) = cv2.minMaxLoc(spots, solid)
+    excess = math.sqrt(most) / FLOOR
+    if excess > enough:
+        inside = (solid > 0).astype(np.float32)
+        own, seen = own.astype(np.float32), seen.astype(np.float32)
+        error, busy = _closely(own, seen, inside)
+        spots = _energy(error)
+        usual = min(float(np.median(spots[::4, ::4][solid[::4, ::4] > 0])), NOISIEST**2)
+        allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(busy, GLYPH)
+        _, most, _, (across, down) = cv2.minMaxLoc(spots / allowed, solid)
+        excess = math.sqrt(most)
+    return Spot(excess, x + across, y + down)
+
+
+def _closely(own: Array, seen: Array, inside: Array) -> tuple[Array, Array]:
+    """What is left over when place, light and sharpness are fitted at this resolution, and how busy it is where."""
+    import cv2
+    import numpy as np
+
+    height, width = own.shape
+    slope_x, slope_y = slopes(own)
+    smooth = _mean(own, 3)
+    detail, wider = own - smooth, smooth - _mean(smooth, 3)
+    busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
+    chosen = np.concatenate(
+        [
+            each[:: max(1, each.size // count)]
+            for each, count in (
+                (np.flatnonzero(busy > FLAT**2), SAMPLES),
+                (np.flatnonzero((busy <= FLAT**2) & (inside > 0)), SAMPLES // 4),
+            )
+        ]
+    )
+    row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
+    column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
+    steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
+    columns = np.stack(
+        [
+            -steep_x,
+            -steep_x * row[chosen % width],
+            -steep_y,
+            -steep_y * column.ravel()[chosen // width],
+            own.ravel()[chosen],
+            detail.ravel()[chosen],
+            wider.ravel()[chosen],
+        ],
+        axis=1,
+    )
+    expected_error = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * busy.ravel()[chosen])
+    estimate, _ = estimated(columns, (seen - own).ravel()[chosen], expected_error)
+    a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
+    expected = own * (1 + light) - slope_x * (a + b * row) - slope_y * (c + d * column)
+    expected += sharper * detail + wider_still * wider
+    error = (seen - np.clip(expected, 0, 255)) * inside
+    shading = _mean(error, SHADING) / np.maximum(_mean(inside, SHADING), np.float32(0.05))
+    return (error - shading) * inside, busy
+
+
+def _energy(error: Array) -> Array:
+    """Squared levels of error around every pixel."""
+    import cv2
+
+    along = _mean(error, STROKE)
+    return _mean(cv2.multiply(along, along), GLYPH)
+
+
+def _mean(values: Array, side: int) -> Array:
+    import cv2
+
+    return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE)
