@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import COARSE, Fit, fitted, misfit, polished, refined
+from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, misfit, polished, refined
 from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
-from airflow_provider_bgai.imaging.fidelity.product import FINE, OPAQUE, Placement, Product, at_least
+from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
 from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
 
@@ -58,10 +58,11 @@ def compare(
         if verdict.faithful:
             return verdict
         fits.append(fit)
-    rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
+    coarse = 3 * COARSE if product.thin else COARSE
+    rough = sorted((fitted(product, picture, each, coarse) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
         return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
-    best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
+    best = min((refined(product, picture, each, coarse) for each in rough[:5]), key=misfit)
     fits.append(polished(product, picture, best))
     return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.product import (
+    COARSE,
     FEWEST,
     FINE,
     NOISE,
@@ -21,6 +22,7 @@ from airflow_provider_bgai.imaging.fidelity.product import (
     before,
     resampled,
     slopes,
+    whole_pixels,
 )
 
 if TYPE_CHECKING:
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
 
 SAMPLES = 12_000  # px from which is estimated
-COARSE = 64  # px, longer side of the product on the grid it is first fitted on
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
 TINT = 0.03  # share by which light may be warmer or cooler, a channel
+STILL_WHITE = 0.05  # share of the samples
 CLIPPED = 250  # level from which a channel may have been brighter than it could be
 
 Light = tuple[float, float, float]
@@ -65,8 +67,9 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     import numpy as np
 
     scale = min(abs(placement.scale_x), abs(placement.scale_y))
-    grid = product.grid(product.size_at(scale, longest))
-    seen, within = _window(picture, product.box_at(placement), grid.size)
+    size, box = product.size_at(scale, longest), product.box_at(placement)
+    grid = product.grid(size, by_area=whole_pixels(box, size))
+    seen, within = _window(picture, box, size)
     inside = grid.mask & within if within is not None else grid.mask
     coverage = float(np.count_nonzero(inside) / max(1, np.count_nonzero(grid.mask)))
     if grid.thin:
@@ -74,7 +77,7 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     luma = cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32)
     difference = luma - grid.luma
     width, height = grid.size
-    allowed = np.float32(NOISE**2) + np.float32(SLACK**2) * grid.busy
+    allowed = np.float32(NOISE**2) + np.float32(SLACK**2) * grid.busy + grid.unsure
     chosen = np.flatnonzero(inside)
     chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     if chosen.size < FEWEST:
@@ -133,12 +136,14 @@ def _light(own: Levels, seen: Levels, weight: Array, common: float) -> Light:
     import numpy as np
 
     before, after = own.astype(np.float32), seen.astype(np.float32)
-    weights = weight[:, None] * ((before * (1 + common) < CLIPPED) & (after < CLIPPED))
+    clipped = after >= CLIPPED
+    weights = weight[:, None] * ~(clipped | (before * (1 + common) >= CLIPPED))
     # As much is believed in the light of all channels as a few hundred samples tell.
     known = np.float32(300 * 100.0**2) * float(weight.mean())
-    gains = 1 + common + ((weights * before * (after - (1 + common) * before)).sum(0)) / (
-        (weights * before * before).sum(0) + known
-    )
+    more = (weights * before * (after - (1 + common) * before)).sum(0) / ((weights * before**2).sum(0) + known)
+    # What was white and is white does not say how much lighter it got, but that it got no darker.
+    white = (clipped & (before >= CLIPPED)).mean(0) > STILL_WHITE
+    gains = np.where(white, np.maximum(1 + common + more, 1), 1 + common + more)
     middle = (float(gains.max()) + float(gains.min())) / 2
     red, green, blue = (min(max(float(gain), middle * (1 - TINT)), middle * (1 + TINT)) - 1 for gain in gains)
     return red, green, blue

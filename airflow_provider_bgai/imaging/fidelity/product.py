@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 
 OPAQUE = 250  # alpha from which a pixel of the source counts as the product's own
 FEWEST = 64  # opaque px on the comparing grid, below which nothing can be said
-FINE = 512  # px, longer side of the product on the grid it is compared on
+FINE, COARSE = 512, 64  # px, longer side of the product on the grids it is compared and first fitted on
 NOISE = 5.0  # levels of luma (of 255) by which an honest re-encoding may differ in a plain area, rms
 BEHIND = 3.0  # px of the grid, standard deviation, over which is guessed what lies behind a thin product
 SILHOUETTE = 60.0  # levels of contrast assumed between product and background, whose ringing reaches inside
@@ -74,7 +74,7 @@ class Product:
         self.box = (left - margin, top - margin, right, bottom)
         self.size = (right - left + margin, bottom - top + margin)
         self.colour = tuple(round(value) for value in cv2.mean(self.pixels, opaque)[:3])
-        self.grids: dict[tuple[int, int], Grid] = {}
+        self.grids: dict[tuple[tuple[int, int], bool], Grid] = {}
 
     @cached_property
     def cut(self) -> Levels:
@@ -133,10 +133,23 @@ class Product:
         scale = min(1.0, scale, longest / max(self.size))
         return max(6, round(self.size[0] * scale)), max(6, round(self.size[1] * scale))
 
-    def grid(self, size: tuple[int, int]) -> Grid:
-        if size not in self.grids:
-            self.grids[size] = _prepared(self, size)
-        return self.grids[size]
+    def grid(self, size: tuple[int, int], *, by_area: bool = False) -> Grid:
+        """The product at a size; ``by_area``: as ``resampled`` makes it where whole pixels go into one.
+
+        What it is compared with has to be made in the same way, or hair-thin lines come out in other dashes.
+        """
+        if (size, by_area) not in self.grids:
+            self.grids[size, by_area] = _prepared(self, size, by_area)
+        return self.grids[size, by_area]
+
+    def at(self, levels: Levels, size: tuple[int, int], by_area: bool) -> Levels:
+        """The cut, or a channel of it, at a size."""
+        return resampled(levels, (0.0, 0.0, float(self.size[0]), float(self.size[1])), size, by_area=by_area)
+
+    @cached_property
+    def thin(self) -> bool:
+        """Whether it has hardly any inside where it is searched for, so that it has to be looked for more finely."""
+        return self.grid(self.size_at(1.0, COARSE * 2)).thin
 
     def place(self, box: Box, own: tuple[int, int, int, int] | None = None) -> Placement:
         """The placement of the whole source when ``own`` (all that was cut out) fills ``box`` of a result.
@@ -162,6 +175,7 @@ class Grid:
     """The product at the size at which it is compared: arrays of (height, width)."""
 
     size: tuple[int, int]
+    by_area: bool
     rgb: Levels
     luma: Array
     outline: NDArray[np.bool_]
@@ -173,14 +187,14 @@ class Grid:
     wider: Array  # what the surroundings themselves stand out by, about 5 px wide
     plain: bool  # hardly anything to see inside the outline
     busy: Array  # squared levels per px: how steep it is here, outline included
+    unsure: Array | float = 0.0  # squared levels: how little is known of what shines through
 
 
-def _prepared(product: Product, size: tuple[int, int]) -> Grid:
+def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
     import cv2
     import numpy as np
 
-    box = (0.0, 0.0, float(product.size[0]), float(product.size[1]))
-    alpha = resampled(product.alpha, box, size)
+    alpha = product.at(product.alpha, size, by_area)
     for least in (OPAQUE, 192, 96, 32):  # a thin product is nowhere opaque on a small grid
         mask = at_least(alpha, least)
         count = cv2.countNonZero(mask)
@@ -192,12 +206,15 @@ def _prepared(product: Product, size: tuple[int, int]) -> Grid:
         if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
             mask, thin = inner, False
             break
+    if thin:  # a line is looked at together with what is right beside it, over which encoders spread its colour
+        mask = cv2.dilate(at_least(alpha, 32), np.ones((5, 5), np.uint8))
     fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
-    seen = _looks(resampled(product.filled, box, size))
+    seen = _looks(product.at(product.filled, size, by_area))
     steep = seen["busy"]
     return Grid(
         size=size,
+        by_area=by_area,
         outline=fade > 0.3**2,
         mask=mask > 0,
         thin=thin,
@@ -211,13 +228,19 @@ def before(product: Product, grid: Grid, picture: Levels) -> Grid:
     import cv2
     import numpy as np
 
-    box = (0.0, 0.0, float(product.size[0]), float(product.size[1]))
-    alpha = resampled(product.alpha, box, grid.size).astype(np.float32)[..., None] / np.float32(255)
-    around = (1 - alpha) ** 4  # what is hardly covered says most of what lies behind
-    total = cv2.GaussianBlur(around, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
-    behind = cv2.GaussianBlur(picture * around, (0, 0), BEHIND) / total
-    expected = resampled(product.premultiplied, box, grid.size) + (1 - alpha) * behind
-    return replace(grid, **_looks(np.clip(expected + np.float32(0.5), 0, 255).astype(np.uint8)))
+    def around(levels: Array) -> Array:
+        mean = cv2.GaussianBlur(levels * weight, (0, 0), BEHIND)
+        return np.asarray(mean) / total
+
+    through = (255 - product.at(product.alpha, grid.size, grid.by_area).astype(np.float32)[..., None]) / np.float32(255)
+    weight = through**4  # what is hardly covered says most of what lies behind
+    total = cv2.GaussianBlur(weight, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
+    levels = picture.astype(np.float32)
+    behind = around(levels)
+    spread = np.maximum(around(levels**2) - behind**2, 0).mean(-1)
+    expected = product.at(product.premultiplied, grid.size, grid.by_area) + through * behind
+    looks = _looks(np.clip(expected + np.float32(0.5), 0, 255).astype(np.uint8))
+    return replace(grid, unsure=through[..., 0] ** 2 * spread, **looks)
 
 
 def _looks(rgb: Levels) -> dict[str, Any]:
@@ -243,21 +266,27 @@ def _looks(rgb: Levels) -> dict[str, Any]:
     }
 
 
-def resampled(levels: Levels, box: Box, size: tuple[int, int]) -> Levels:
-    """A box (left, top, right, bottom; within the picture, may be fractions of px) of a picture at another size."""
+def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:
+    """A box (left, top, right, bottom; within the picture, may be fractions of px) of a picture at another size.
+
+    :param by_area: the mean of as many pixels as go into one, where these are whole ones: fast.
+    """
     import cv2
     import numpy as np
     from PIL import Image
 
-    width, height = box[2] - box[0], box[3] - box[1]
-    if all(side == int(side) for side in box):
+    if by_area and whole_pixels(box, size):
         left, top, right, bottom = (int(side) for side in box)
         part = levels[top:bottom, left:right]
-        if size == (width, height):
+        if size == (right - left, bottom - top):
             return part
-        if width % size[0] == height % size[1] == 0:
-            return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3))
+
+
+def whole_pixels(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a whole number of pixels of the box goes into each of the size."""
+    return all(side == int(side) for side in box) and (box[2] - box[0]) % size[0] == (box[3] - box[1]) % size[1] == 0
 
 
 def at_least(levels: Levels, least: int) -> Levels:

@@ -39,13 +39,14 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
     import numpy as np
     from PIL import Image
 
-    scene = _Scene(picture)
+    search = 2 * SEARCH if product.thin else SEARCH
+    scene = _Scene(picture, search)
     left, top, right, bottom = product.tight
     cut = Image.fromarray(product.cut)
     # A little more than fits, because a size on so small a picture is not exact.
     scale = min(scene.width / (right - left), scene.height / (bottom - top)) * 1.03
     found: list[tuple[float, Placement]] = []
-    while scale * max(product.size) >= SMALLEST * SEARCH:
+    while scale * max(product.size) >= SMALLEST * search:
         width, height = (max(3, round(side * scale)) for side in product.size)
         width, height = min(width, scene.width + 2 * FRAME), min(height, scene.height + 2 * FRAME)
         template = cut.resize((width, height), Image.Resampling.BOX, reducing_gap=2)
@@ -70,12 +71,12 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
 class _Scene:
     """A result, small, in which templates are looked for."""
 
-    def __init__(self, picture: Levels) -> None:
+    def __init__(self, picture: Levels, longest: int) -> None:
         import cv2
         import numpy as np
 
         high, wide = picture.shape[:2]
-        ratio = min(1.0, SEARCH / max(wide, high))
+        ratio = min(1.0, longest / max(wide, high))
         self.width, self.height = (max(8, round(side * ratio)) for side in (wide, high))
         self.ratio_x, self.ratio_y = self.width / wide, self.height / high
         small = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)

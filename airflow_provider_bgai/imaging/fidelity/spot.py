@@ -23,6 +23,7 @@ FLOOR = 2.0  # levels, rms over a spot, that are always allowed
 DISPLACED = 0.02  # squared px by which an edge may be displaced, after the fit at this resolution
 NOISIEST = 8.0  # levels, rms, of noise that is believed of a picture as a whole
 FLAT = 3.0  # levels a px below which there is nothing to align
+STEPS, NEAR, MOST = 3, 0.2, 2.0  # how often it is moved, from how many px on, and by how many at most
 SHADING = 25  # px over which a difference is light, not print
 
 
@@ -48,78 +49,112 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
     size = (math.floor(min(right, picture.shape[1])) - x, math.floor(min(bottom, picture.shape[0])) - y)
     if min(size) < GLYPH:
         return None
-    box = (
-        max(0.0, (x - left) / placement.scale_x),
-        max(0.0, (y - top) / placement.scale_y),
-        min(float(product.size[0]), (x + size[0] - left) / placement.scale_x),
-        min(float(product.size[1]), (y + size[1] - top) / placement.scale_y),
-    )
-    side = np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)
-    solid = cv2.erode(at_least(resampled(product.alpha, box, size), OPAQUE), side, borderValue=0)
+    frame = (x, y, x + size[0], y + size[1])
+    own, solid = _own(product, placement, frame)
     if not cv2.countNonZero(solid):
         return None
-    own = resampled(product.luma, box, size)
-    seen = cv2.cvtColor(picture[y : y + size[1], x : x + size[0]], cv2.COLOR_RGB2GRAY)
+    seen = cv2.cvtColor(picture[y : frame[3], x : frame[2]], cv2.COLOR_RGB2GRAY)
     common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
     table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
     error = cv2.subtract(seen, cv2.LUT(own, table) if common else own, mask=solid, dtype=cv2.CV_32F)
     spots = _energy(error)
     _, most, _, (across, down) = cv2.minMaxLoc(spots, solid)
     excess = math.sqrt(most) / FLOOR
-    if excess > enough:
-        inside = (solid > 0).astype(np.float32)
-        own, seen = own.astype(np.float32), seen.astype(np.float32)
-        error, busy = _closely(own, seen, inside)
-        spots = _energy(error)
+    for _ in range(STEPS):
+        if excess <= enough:
+            break
+        closely = _Closely(own, seen, solid)
+        spots = _energy(closely.error)
         usual = min(float(np.median(spots[::4, ::4][solid[::4, ::4] > 0])), NOISIEST**2)
-        allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(busy, GLYPH)
+        allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(closely.busy, GLYPH)
         _, most, _, (across, down) = cv2.minMaxLoc(spots / allowed, solid)
         excess = math.sqrt(most)
+        if max(abs(value) for value in closely.move) < NEAR:
+            break
+        placement = _moved(placement, frame, closely.move)
+        own, solid = _own(product, placement, frame)
     return Spot(excess, x + across, y + down)
 
 
-def _closely(own: Array, seen: Array, inside: Array) -> tuple[Array, Array]:
-    """What is left over when place, light and sharpness are fitted at this resolution, and how busy it is where."""
+def _own(product: Product, placement: Placement, frame: tuple[int, int, int, int]) -> tuple[Levels, Levels]:
+    """The product's luma in a frame of the result, and where it is solid there and not at its rim."""
     import cv2
     import numpy as np
 
-    height, width = own.shape
-    slope_x, slope_y = slopes(own)
-    smooth = _mean(own, 3)
-    detail, wider = own - smooth, smooth - _mean(smooth, 3)
-    busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
-    chosen = np.concatenate(
-        [
-            each[:: max(1, each.size // count)]
-            for each, count in (
-                (np.flatnonzero(busy > FLAT**2), SAMPLES),
-                (np.flatnonzero((busy <= FLAT**2) & (inside > 0)), SAMPLES // 4),
-            )
-        ]
+    left, top, _, _ = product.box_at(placement)
+    width, height = product.size
+    box = (
+        min(max(0.0, (frame[0] - left) / placement.scale_x), width - 1.0),
+        min(max(0.0, (frame[1] - top) / placement.scale_y), height - 1.0),
+        max(min(float(width), (frame[2] - left) / placement.scale_x), 1.0),
+        max(min(float(height), (frame[3] - top) / placement.scale_y), 1.0),
     )
-    row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
-    column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
-    steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
-    columns = np.stack(
-        [
-            -steep_x,
-            -steep_x * row[chosen % width],
-            -steep_y,
-            -steep_y * column.ravel()[chosen // width],
-            own.ravel()[chosen],
-            detail.ravel()[chosen],
-            wider.ravel()[chosen],
-        ],
-        axis=1,
+    size = (frame[2] - frame[0], frame[3] - frame[1])
+    side = np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)
+    alpha = at_least(resampled(product.alpha, box, size), OPAQUE)
+    return resampled(product.luma, box, size), np.asarray(cv2.erode(alpha, side, borderValue=0))
+
+
+def _moved(placement: Placement, frame: tuple[int, int, int, int], move: tuple[float, ...]) -> Placement:
+    """Moved by (px along x, more of it at the ends, px along y, more of it at the ends) of the frame."""
+    x, y, scale_x, scale_y = placement.x, placement.y, placement.scale_x, placement.scale_y
+    a, b, c, d = (min(max(value, -MOST), MOST) for value in move)
+    wider, higher = 1 + 2 * b / (frame[2] - frame[0]), 1 + 2 * d / (frame[3] - frame[1])
+    return Placement(
+        frame[0] + a - b + (x - frame[0]) * wider,
+        frame[1] + c - d + (y - frame[1]) * higher,
+        scale_x * wider,
+        scale_y * higher,
     )
-    expected_error = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * busy.ravel()[chosen])
-    estimate, _ = estimated(columns, (seen - own).ravel()[chosen], expected_error)
-    a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
-    expected = own * (1 + light) - slope_x * (a + b * row) - slope_y * (c + d * column)
-    expected += sharper * detail + wider_still * wider
-    error = (seen - np.clip(expected, 0, 255)) * inside
-    shading = _mean(error, SHADING) / np.maximum(_mean(inside, SHADING), np.float32(0.05))
-    return (error - shading) * inside, busy
+
+
+class _Closely:
+    """What is left over when place, light and sharpness are fitted at the result's resolution."""
+
+    error: Array
+    busy: Array  # squared levels per px
+    move: tuple[float, ...]
+
+    def __init__(self, levels: Levels, picture: Levels, solid: Levels) -> None:
+        import numpy as np
+
+        inside = (solid > 0).astype(np.float32)
+        own, seen = levels.astype(np.float32), picture.astype(np.float32)
+        height, width = own.shape
+        slope_x, slope_y = slopes(own)
+        smooth = _mean(own, 3)
+        detail, wider = own - smooth, smooth - _mean(smooth, 3)
+        self.busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
+        textured, flat = (
+            np.flatnonzero(each) for each in (self.busy > FLAT**2, (self.busy <= FLAT**2) & (inside > 0))
+        )
+        chosen = np.concatenate(
+            [textured[:: max(1, textured.size // SAMPLES)], flat[:: max(1, 4 * flat.size // SAMPLES)]]
+        )
+        row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
+        column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
+        steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
+        columns = np.stack(
+            [
+                -steep_x,
+                -steep_x * row[chosen % width],
+                -steep_y,
+                -steep_y * column.ravel()[chosen // width],
+                own.ravel()[chosen],
+                detail.ravel()[chosen],
+                wider.ravel()[chosen],
+            ],
+            axis=1,
+        )
+        usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * self.busy.ravel()[chosen])
+        estimate, _ = estimated(columns, (seen - own).ravel()[chosen], usual)
+        self.move = tuple(float(value) for value in estimate[:4])
+        a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
+        expected = own * (1 + light) - slope_x * (a + b * row) - slope_y * (c + d * column)
+        expected += sharper * detail + wider_still * wider
+        error = (seen - np.clip(expected, 0, 255)) * inside
+        shading = _mean(error, SHADING) / np.maximum(_mean(inside, SHADING), np.float32(0.05))
+        self.error = (error - shading) * inside
 
 
 def _energy(error: Array) -> Array:
