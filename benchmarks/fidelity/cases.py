@@ -29,7 +29,7 @@ LEGIBLE, LARGE = 8, 40  # px in the result: the height of a character that has t
 
 @dataclass(frozen=True)
 class Group:
-    """What is asked of the kinds of a group: ``least`` and ``most`` of all its cases are flagged, ``worst`` of a kind."""
+    """What is asked of a group: ``least`` and ``most`` of its cases are flagged, and ``worst`` of those of a kind."""
 
     least: float = 0.0
     most: float = 1.0

@@ -48,8 +48,21 @@ def compare(
     picture = np.asarray(_opaque(result))
     if _same_pixels(product, picture):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
-        nothing = dict.fromkeys(("delta_e", "delta_e_local", "hue", "altered", "light", "stretch"), 0.0)
-        return Verdict(True, (), placement, psnr=HIGHEST_PSNR, sharpness=1.0, coverage=1.0, spot=0.0, **nothing)
+        return Verdict(
+            faithful=True,
+            reasons=(),
+            placement=placement,
+            psnr=HIGHEST_PSNR,
+            delta_e=0.0,
+            delta_e_local=0.0,
+            hue=0.0,
+            altered=0.0,
+            light=0.0,
+            sharpness=1.0,
+            stretch=0.0,
+            coverage=1.0,
+            spot=0.0,
+        )
     fits: list[Fit] = []
     for placement in likely(product, picture, hint):
         # The exact placement first: a result that needs no fitting is not to be moved by a hundredth of a pixel.
@@ -58,11 +71,10 @@ def compare(
         if verdict.faithful:
             return verdict
         fits.append(fit)
-    coarse = 3 * COARSE if product.thin else COARSE
-    rough = sorted((fitted(product, picture, each, coarse) for each in best_places(product, picture, fits)), key=misfit)
+    rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
         return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
-    best = min((refined(product, picture, each, coarse) for each in rough[:5]), key=misfit)
+    best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
     fits.append(polished(product, picture, best))
     return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 

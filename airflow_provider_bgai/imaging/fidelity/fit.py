@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SAMPLES = 12_000  # px from which is estimated
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
 TINT = 0.03  # share by which light may be warmer or cooler, a channel
+LITTLE = 100.0  # squared levels per px inside a product below which its place is tried, not only calculated
 STILL_WHITE = 0.05  # share of the samples
 CLIPPED = 250  # level from which a channel may have been brighter than it could be
 
@@ -71,7 +72,7 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     grid = product.grid(size, by_area=whole_pixels(box, size))
     seen, within = _window(picture, box, size)
     inside = grid.mask & within if within is not None else grid.mask
-    coverage = float(np.count_nonzero(inside) / max(1, np.count_nonzero(grid.mask)))
+    coverage = int(np.count_nonzero(inside)) / max(1, int(np.count_nonzero(grid.mask)))
     if grid.thin:
         grid = before(product, grid, seen)
     luma = cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -200,15 +201,18 @@ def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE)
     for _ in range(5):
         if max(abs(value) for value in best.move) < 0.05:
             break
-        trial = fitted(product, picture, _moved(product, best, most=2.0), longest)
-        if misfit(trial) >= misfit(best):
+        for share in (1.0, 0.5):  # from far away the move is only roughly right
+            trial = fitted(product, picture, _moved(product, best, share=share, most=2.0), longest)
+            if misfit(trial) < misfit(best):
+                break
+        else:
             break
         best = trial
-    return _settled(product, picture, best, longest) if best.grid.plain and longest <= 2 * COARSE else best
+    return _settled(product, picture, best, longest) if best.grid.steep < LITTLE and longest <= 2 * COARSE else best
 
 
 def _settled(product: Product, picture: Levels, best: Fit, longest: int) -> Fit:
-    """The same for a product so plain that only its outline tells where it is: by trying."""
+    """The same for a product so plain that its outline has to tell where it is: by trying."""
     tried = {best.placement}
     for step in (1.0, 0.5, 0.25):
         better = True
@@ -227,11 +231,11 @@ def _settled(product: Product, picture: Levels, best: Fit, longest: int) -> Fit:
     return best
 
 
-def _moved(product: Product, fit: Fit, *, most: float = math.inf) -> Placement:
-    """Where the product seems to be by what the fit says, moved by at most ``most`` px of the grid."""
+def _moved(product: Product, fit: Fit, *, share: float = 1.0, most: float = math.inf) -> Placement:
+    """Where the product seems to be by what the fit says, or a share of the way, of at most ``most`` px of the grid."""
     left, top, right, bottom = product.box_at(fit.placement)
     step_x, step_y = (right - left) / fit.grid.size[0], (bottom - top) / fit.grid.size[1]
-    a, b, c, d = (min(max(value, -most), most) for value in fit.move)
+    a, b, c, d = (min(max(share * value, -most), most) for value in fit.move)
     return product.place(
         (left + (a - b) * step_x, top + (c - d) * step_y, right + (a + b) * step_x, bottom + (c + d) * step_y)
     )

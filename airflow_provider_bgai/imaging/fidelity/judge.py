@@ -20,6 +20,7 @@ CELLS = 56  # cells along the product's longer side
 EXCESS = 1.25  # times the expected error, rms, from which a spot counts as altered
 SURE = 50.0  # squared levels up to which it is known what shines through a thin product
 GREY = 4.0  # chroma (CIELAB) up to which a colour hardly has a hue
+PLAIN = 1.0  # squared levels per px inside a product, below which there is hardly anything to see
 BLANK = 1.5  # levels, standard deviation of luma below which a picture shows nothing
 
 
@@ -122,7 +123,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     )
     weight = number[solid]
     colour = delta_e(own_lab, seen_lab)
-    hue = _turn(own_lab, seen_lab, weight)
+    hue = _turn(own_lab, seen_lab, weight, 3 * GREY if grid.thin else GREY)
     mean = float((colour * weight).sum() / weight.sum())
     order = np.argsort(colour)
     reached = np.cumsum(weight[order]) / weight.sum()
@@ -137,7 +138,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
 
     placement = fit.placement
     stretch = placement.scale_x / placement.scale_y
-    if not grid.plain:  # else nothing inside it tells what is still to be moved
+    if grid.steep >= PLAIN:  # else nothing inside it tells what is still to be moved
         stretch *= (1 + 2 * fit.move[1] / grid.size[0]) / (1 + 2 * fit.move[3] / grid.size[1])
     verdict = Verdict(
         faithful=True,
@@ -160,13 +161,13 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     return replace(verdict, faithful=not reasons, reasons=reasons)
 
 
-def _turn(own: Array, seen: Array, weight: Array) -> float:
-    """Degrees by which hues are turned as a whole; 0 for a product without colour."""
+def _turn(own: Array, seen: Array, weight: Array, chroma: float) -> float:
+    """Degrees by which hues are turned as a whole; 0 for a product of hardly more than this chroma."""
     a, b, other_a, other_b = own[:, 1], own[:, 2], seen[:, 1], seen[:, 2]
     along = float((weight * (a * other_a + b * other_b)).sum())
     across = float((weight * (a * other_b - b * other_a)).sum())
     # A few steps of chroma are what re-encoding leaves of a grey.
-    grey = float(weight.sum()) * GREY**2
+    grey = float(weight.sum()) * chroma**2
     return math.degrees(math.atan2(across, max(along, 0) + grey))
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    Array = NDArray[np.floating[Any]]
-    Levels = NDArray[np.uint8]
+    Array = NDArray[Any]  # of float32
+    Levels = NDArray[Any]  # of uint8
 
 Box = tuple[float, float, float, float]
 
@@ -185,7 +185,7 @@ class Grid:
     slope_y: Array
     detail: Array  # luma less its surroundings, 3 px wide; 0 where faint, because encoders drop that
     wider: Array  # what the surroundings themselves stand out by, about 5 px wide
-    plain: bool  # hardly anything to see inside the outline
+    steep: float  # squared levels per px inside the outline, on average: how much there is to align
     busy: Array  # squared levels per px: how steep it is here, outline included
     unsure: Array | float = 0.0  # squared levels: how little is known of what shines through
 
@@ -211,15 +211,14 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
     fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
     seen = _looks(product.at(product.filled, size, by_area))
-    steep = seen["busy"]
     return Grid(
         size=size,
         by_area=by_area,
         outline=fade > 0.3**2,
         mask=mask > 0,
         thin=thin,
-        plain=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0] < 1.0,
-        **{**seen, "busy": steep + np.float32(SILHOUETTE**2) * fade},
+        steep=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0],
+        **{**seen, "busy": seen["busy"] + np.float32(SILHOUETTE**2) * fade},
     )
 
 
@@ -252,9 +251,7 @@ def _looks(rgb: Levels) -> dict[str, Any]:
     slope_x, slope_y = slopes(luma)
     smooth = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_REPLICATE)
     smoother = cv2.blur(smooth, (3, 3), borderType=cv2.BORDER_REPLICATE)
-    detail, wider = (
-        np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother)
-    )
+    detail, wider = (np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother))
     return {
         "rgb": rgb,
         "luma": luma,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SEARCH = 112  # px, longer side of the result in the search
 FRAME = 6  # px around the small result in the search
 STEEPEST = 0.25  # of the range a px, from which one edge is as good as any other in the search
+LIKELIEST = 16  # places that are fitted
+SOFT = 1.5  # px of the search by which a thin product's edges are softened: from one scale to the next they move more
 SMALLEST = 0.14  # of the result's longer side: a product is not searched for below this size
 
 
@@ -40,7 +42,7 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
     from PIL import Image
 
     search = 2 * SEARCH if product.thin else SEARCH
-    scene = _Scene(picture, search)
+    scene = _Scene(picture, search, soft=product.thin)
     left, top, right, bottom = product.tight
     cut = Image.fromarray(product.cut)
     # A little more than fits, because a size on so small a picture is not exact.
@@ -65,13 +67,16 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
             score[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5] = -math.inf
         scale /= 1.07
     found.sort(key=lambda each: -each[0])
-    return [placement for _, placement in found[:16]] + [fit.placement for fit in fits]
+    # Small and thin, it looks like much; then only a fit tells.
+    return [placement for _, placement in found[: None if product.thin else LIKELIEST]] + [
+        fit.placement for fit in fits
+    ]
 
 
 class _Scene:
     """A result, small, in which templates are looked for."""
 
-    def __init__(self, picture: Levels, longest: int) -> None:
+    def __init__(self, picture: Levels, longest: int, *, soft: bool) -> None:
         import cv2
         import numpy as np
 
@@ -84,6 +89,9 @@ class _Scene:
         framed = cv2.copyMakeBorder(small, FRAME, FRAME, FRAME, FRAME, cv2.BORDER_REPLICATE)
         self.colours = framed.astype(np.float32) / np.float32(255)
         self.edges = _edges(self.colours)
+        self.soft = soft
+        if soft:
+            self.edges = cv2.GaussianBlur(self.edges, (0, 0), SOFT)
 
     def score(self, template: Levels, colour: tuple[int, ...]) -> Array:
         """For every place a template (RGBA) fits: do its edges and outline correlate, and are its colours there?"""
@@ -96,13 +104,17 @@ class _Scene:
         around = cv2.dilate(alpha[..., 0], np.ones((3, 3), np.uint8))
         outline = np.hypot(*slopes(np.pad(solid, 1)))[1:-1, 1:-1]
         edges = np.maximum(_edges(colours), np.minimum(2 * outline, 1) * np.float32(STEEPEST))
+        if self.soft:
+            edges = cv2.GaussianBlur(edges, (0, 0), SOFT)
+            around = cv2.dilate(around, np.ones((5, 5), np.uint8))
         total, whole = float(around.sum()) + 1e-6, float(solid.sum()) + 1e-6
         centred = around * (edges - np.float32((around * edges).sum() / total))
         spread = float((centred * edges).sum())
         mean = cv2.matchTemplate(self.edges, around, cv2.TM_CCORR) / total
         spread_seen = cv2.matchTemplate(self.edges**2, around, cv2.TM_CCORR) - total * mean**2
-        likeness = cv2.matchTemplate(self.edges, centred, cv2.TM_CCORR)
-        likeness /= np.sqrt((spread + 1e-3 * total) * (np.maximum(spread_seen, 0) + 1e-3 * total))
+        likeness = cv2.matchTemplate(self.edges, centred, cv2.TM_CCORR) / np.sqrt(
+            (spread + 1e-3 * total) * (np.maximum(spread_seen, 0) + 1e-3 * total)
+        )
         weights = np.repeat(alpha, 3, 2)
         squared = cv2.matchTemplate(self.colours, colours.astype(np.float32), cv2.TM_SQDIFF, mask=weights)
         return np.asarray(likeness - 3 * np.sqrt(np.maximum(squared, 0) / (3 * whole)))

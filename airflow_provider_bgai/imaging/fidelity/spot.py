@@ -125,9 +125,7 @@ class _Closely:
         smooth = _mean(own, 3)
         detail, wider = own - smooth, smooth - _mean(smooth, 3)
         self.busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
-        textured, flat = (
-            np.flatnonzero(each) for each in (self.busy > FLAT**2, (self.busy <= FLAT**2) & (inside > 0))
-        )
+        textured, flat = (np.flatnonzero(each) for each in (self.busy > FLAT**2, (self.busy <= FLAT**2) & (inside > 0)))
         chosen = np.concatenate(
             [textured[:: max(1, textured.size // SAMPLES)], flat[:: max(1, 4 * flat.size // SAMPLES)]]
         )
