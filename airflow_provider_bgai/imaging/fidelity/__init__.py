@@ -91,14 +91,16 @@ def _same_pixels(product: Product, picture: Levels) -> bool:
     """Whether every fully opaque pixel is where and what it was: so do vendors return it that only paint around it."""
     import cv2
 
-    if product.pixels.shape[:2] != picture.shape[:2] or (picture == picture[0, 0]).all():
-        return False  # a blank result may have a black product's colour, and does not show it
+    if product.pixels.shape[:2] != picture.shape[:2]:
+        return False
     alpha = cv2.extractChannel(product.pixels, 3)
     opaque = at_least(alpha, 255)
     if cv2.countNonZero(opaque) < 0.99 * cv2.countNonZero(at_least(alpha, OPAQUE)):
         return False  # nearly opaque pixels are blended, and so are hardly ever the same
     own = cv2.cvtColor(product.pixels, cv2.COLOR_RGBA2RGB)
-    return cv2.norm(own, picture, cv2.NORM_INF, opaque) == 0
+    if cv2.norm(own, picture, cv2.NORM_INF, opaque) > 0:
+        return False
+    return bool((picture != picture[0, 0]).any())  # a blank result may have a black product's colour, and not show it
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
 
-SAMPLES = 12_000  # px from which is estimated
+SAMPLES = 8_000  # px from which is estimated
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
 TINT = 0.03  # share by which light may be warmer or cooler, a channel
 LITTLE = 100.0  # squared levels per px inside a product below which its place is tried, not only calculated
+UNMOVED = 0.1  # by which a placement is worse for each px of the grid that is still to be moved
 STILL_WHITE = 0.05  # share of the samples
 CLIPPED = 250  # level from which a channel may have been brighter than it could be
 
@@ -184,7 +185,7 @@ def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, N
 
 
 def misfit(fit: Fit) -> float:
-    """How badly a placement explains the result: errors, an outline that shows no edge, and what is out of frame."""
+    """How badly a placement explains the result: errors, an outline without an edge, a move to come, what is unseen."""
     import numpy as np
 
     if np.count_nonzero(fit.inside) < FEWEST:
@@ -193,7 +194,8 @@ def misfit(fit: Fit) -> float:
     slope_x, slope_y = slopes(fit.luma)
     seen = np.hypot(slope_x, slope_y)[fit.grid.outline]
     unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
-    return float(np.mean(np.minimum(error, 6))) + unseen + 10 * (1 - fit.coverage)
+    to_come = UNMOVED * max(abs(value) for value in fit.move)
+    return float(np.mean(np.minimum(error, 6))) + unseen + to_come + 10 * (1 - fit.coverage)
 
 
 def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE) -> Fit:

@@ -113,8 +113,9 @@ class Product:
         import cv2
         import numpy as np
 
-        canvas = np.empty((*self.alpha.shape, 3), np.uint8)
-        canvas[:] = self.colour
+        height, width = self.alpha.shape
+        row = np.full((1, width, 3), self.colour, np.uint8)
+        canvas = np.broadcast_to(row, (height, width, 3)).copy()
         return np.asarray(cv2.copyTo(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), at_least(self.alpha, 128), canvas))
 
     @cached_property

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GLYPH = 9  # px, side of a spot
 STROKE = 3  # px over which errors are added with their sign: a stroke is of one sign, an encoder's ringing is not
+GLANCE = 1.2  # how much worse the worst spot may be than every third one
 RIM = 3  # px along the outline that are not looked at: it may be feathered anew
 FLOOR = 2.0  # levels, rms over a spot, that are always allowed
 DISPLACED = 0.02  # squared px by which an edge may be displaced, after the fit at this resolution
@@ -56,10 +57,8 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
     seen = cv2.cvtColor(picture[y : frame[3], x : frame[2]], cv2.COLOR_RGB2GRAY)
     common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
     table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
-    error = cv2.subtract(seen, cv2.LUT(own, table) if common else own, mask=solid, dtype=cv2.CV_32F)
-    spots = _energy(error)
-    _, most, _, (across, down) = cv2.minMaxLoc(spots, solid)
-    excess = math.sqrt(most) / FLOOR
+    expected = cv2.LUT(own, table) if common else own
+    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(expected, solid))
     for _ in range(STEPS):
         if excess <= enough:
             break
@@ -74,6 +73,18 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
         placement = _moved(placement, frame, closely.move)
         own, solid = _own(product, placement, frame)
     return Spot(excess, x + across, y + down)
+
+
+def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
+    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly."""
+    import cv2
+
+    height, width = (side // STROKE * STROKE for side in seen.shape)
+    error = cv2.subtract(seen[:height, :width], expected[:height, :width], dtype=cv2.CV_32F)
+    strokes = cv2.resize(error, (width // STROKE, height // STROKE), interpolation=cv2.INTER_AREA)
+    spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
+    _, most, _, (across, down) = cv2.minMaxLoc(spots)
+    return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
 
 
 def _own(product: Product, placement: Placement, frame: tuple[int, int, int, int]) -> tuple[Levels, Levels]:
