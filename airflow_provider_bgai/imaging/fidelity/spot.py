@@ -78,10 +78,12 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
 def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly."""
     import cv2
+    import numpy as np
 
     height, width = (side // STROKE * STROKE for side in seen.shape)
-    error = cv2.subtract(seen[:height, :width], expected[:height, :width], dtype=cv2.CV_32F)
-    strokes = cv2.resize(error, (width // STROKE, height // STROKE), interpolation=cv2.INTER_AREA)
+    error = cv2.subtract(seen[:height, :width], expected[:height, :width], dtype=cv2.CV_16S)
+    reduced = cv2.resize(error, (width // STROKE, height // STROKE), interpolation=cv2.INTER_AREA)
+    strokes = reduced.astype(np.float32)
     spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
     _, most, _, (across, down) = cv2.minMaxLoc(spots)
     return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
