@@ -2,8 +2,8 @@
 
 A vendor may encode anew, resample, sharpen a little, change the light a little (each channel by a little more or less),
 feather the rim, scale and move the product: all that is estimated and allowed for. What is left over beyond the error
-expected of it is an alteration: as a share of the product on a grid of at most 512 px, and as one wrong spot, as large as
-a character, at the result's own resolution.
+expected of it is an alteration: as a share of the product on a grid of at most 512 px, and as one wrong spot, as large
+as a character, at the result's own resolution.
 
 What is not seen: anything outside the product's outline (a shadow, but also a product painted larger than it is), what
 is translucent in the source, a character that differs from its ground in hue alone, or by less than some 40 levels, and

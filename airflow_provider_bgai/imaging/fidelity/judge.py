@@ -45,7 +45,7 @@ class Thresholds:
     max_delta_e_local: float = 10.0
     max_hue: float = 4.0
     max_altered: float = 0.003
-    max_spot: float = 1.8
+    max_spot: float = 2.0
     max_light: float = 0.1
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
