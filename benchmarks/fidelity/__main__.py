@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 
-from airflow_provider_bgai.imaging.fidelity import compare
+from airflow_provider_bgai.imaging.inspect import Inspection, inspect
 from airflow_provider_bgai.imaging.label import Label, write_label
-from airflow_provider_bgai.imaging.verify import WrongPictureError, verify_result
 from airflow_provider_bgai.sandbox import paint
 from benchmarks.fidelity.cases import GROUPS, KINDS, SEED, Group, Outcome, pictures, run
 from benchmarks.fidelity.honest import HONEST
 from benchmarks.fidelity.scenes import cut_out
 
-MILLISECONDS, COSTED = 150, 12
+MOST_MILLISECONDS = {"PNG": 60, "JPEG": 80}
+COSTED, UNMOVED = 12, ("re-encoded", "sharpened", "shadow", "relit")
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
@@ -44,6 +44,8 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
         kinds[outcome.kind].append(outcome)
     for name, group in GROUPS.items():
         own = {kind: cases for kind, cases in kinds.items() if KINDS[kind].group == name}
+        if not own:
+            continue
         for kind, cases in own.items():
             yield line(kind, cases)
         yield line(f"{name}: all", [each for cases in own.values() for each in cases])
@@ -72,7 +74,7 @@ def missed(outcomes: list[Outcome]) -> list[str]:
     names = []
     for name, group in GROUPS.items():
         own = [each for each in outcomes if KINDS[each.kind].group == name]
-        if not group.least <= flagged(own) <= group.most:
+        if own and not group.least <= flagged(own) <= group.most:
             names.append(name)
         for kind in sorted({each.kind for each in own}):
             if flagged([each for each in own if each.kind == kind]) > group.worst:
@@ -80,27 +82,29 @@ def missed(outcomes: list[Outcome]) -> list[str]:
     return names
 
 
-def cost(paths: list[Path], seed: int) -> float:
-    """Median processor time in s of verifying, comparing and labelling an honest picture of one megapixel."""
-    seconds = []
+def costs(paths: list[Path], seed: int) -> dict[str, float]:
+    """Median processor time in ms of all that is done to an honest picture of one megapixel, by its format.
+
+    Source and result are read, the source is prepared, both get thumbnails, the result is verified, compared, labelled.
+    """
+    times: dict[str, list[float]] = {name: [] for name in MOST_MILLISECONDS}
     for number, path in enumerate(paths[:COSTED]):
-        random = np.random.default_rng([seed, number])
         product = cut_out(path)
         source = paint.scaled(product, (1_000_000 / (product.width * product.height)) ** 0.5)
-        for make_honest in HONEST.values():
-            source, result = make_honest(source, random)
-            result = result.resize(source.size) if result.width * result.height < 900_000 else result
-            file = io.BytesIO()
-            result.convert("RGB").save(file, "PNG" if number % 2 else "JPEG", quality=92, compress_level=3)
-            began = time.process_time()
-            try:
-                _, image = verify_result(file.getvalue(), source=source)
-            except WrongPictureError:  # painted plain white, which only a prompt can excuse
-                continue
-            compare(source, image)
-            write_label(file.getvalue(), Label(vendor="sandbox", created=0, id="1"))
-            seconds.append(time.process_time() - began)
-    return float(np.median(seconds))
+        sent = io.BytesIO()
+        source.save(sent, "PNG")
+        for name in UNMOVED:
+            _, result = HONEST[name](source, np.random.default_rng([seed, number]))
+            for kind, own in times.items():
+                file = io.BytesIO()
+                result.convert("RGB").save(file, kind, quality=92, compress_level=3)
+                began = time.process_time()
+                seen = inspect(io.BytesIO(file.getvalue()), sent.getvalue(), Inspection(), None)
+                write_label(file.getvalue(), Label(vendor="sandbox", created=0, id="1"))
+                seconds = time.process_time() - began
+                if seen.verdict is not None and seen.verdict.faithful:  # painted plain white, it has to be asked for
+                    own.append(seconds)
+    return {kind: float(np.median(own)) * 1000 for kind, own in times.items()}
 
 
 def main() -> None:
@@ -129,11 +133,12 @@ def main() -> None:
         options.dump.write_text("".join(json.dumps(asdict(each)) + "\n" for each in outcomes))
     print(f"{len(paths)} products, {options.count} cases of each group, seed {options.seed}")
     print("\n".join(table(outcomes)))
-    median = cost(paths, options.seed)
-    print(f"verified, compared and labelled: median {median * 1000:.0f} ms a megapixel (at most {MILLISECONDS})")
+    took = costs(paths, options.seed)
+    for kind, milliseconds in took.items():
+        print(f"read to labelled, {kind}: {milliseconds:.0f} ms a megapixel (at most {MOST_MILLISECONDS[kind]})")
     for name in (names := missed(outcomes)):
         print(f"missed: {name}")
-    sys.exit(bool(names or median * 1000 > MILLISECONDS))
+    sys.exit(bool(names or any(took[kind] > most for kind, most in MOST_MILLISECONDS.items())))
 
 
 if __name__ == "__main__":
