@@ -26,6 +26,10 @@ NOISIEST = 8.0  # levels, rms, of noise that is believed of a picture as a whole
 FLAT = 3.0  # levels a px below which there is nothing to align
 STEPS, NEAR, MOST = 3, 0.2, 2.0  # how often it is moved, from how many px on, and by how many at most
 SHADING = 25  # px over which a difference is light, not print
+LONGEST = 1600  # px a side that are looked at in one piece
+
+Frame = tuple[int, int, int, int]
+"""px of the result: left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,40 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
 
     :param enough: what is below this is not looked at closely; the excess is then the most that it may be.
     """
+    left, top, right, bottom = product.tight
+    x = math.floor(max(placement.x + left * placement.scale_x, 0.0))
+    y = math.floor(max(placement.y + top * placement.scale_y, 0.0))
+    across = math.ceil(min(placement.x + right * placement.scale_x, picture.shape[1]))
+    down = math.ceil(min(placement.y + bottom * placement.scale_y, picture.shape[0]))
+    spots = [
+        _in_frame(product, picture, placement, light, enough, (start_x, start_y, end_x, end_y))
+        for start_y, end_y in _pieces(y, down)
+        for start_x, end_x in _pieces(x, across)
+    ]
+    return max((each for each in spots if each is not None), key=lambda each: each.excess, default=None)
+
+
+def _pieces(start: int, end: int) -> list[tuple[int, int]]:
+    """Parts of a side that overlap by a spot, so that what a look needs in memory does not grow with the picture."""
+    count = max(1, math.ceil((end - start) / LONGEST))
+    bounds = [start + (end - start) * number // count for number in range(count + 1)]
+    return [(max(start, first - GLYPH), last) for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
+def _in_frame(
+    product: Product, picture: Levels, placement: Placement, light: Light, enough: float, frame: Frame
+) -> Spot | None:
+    """The worst spot of a part of the result."""
     import cv2
     import numpy as np
 
-    left, top, right, bottom = product.box_at(placement)
-    x, y = math.ceil(max(left, 0.0)), math.ceil(max(top, 0.0))
-    size = (math.floor(min(right, picture.shape[1])) - x, math.floor(min(bottom, picture.shape[0])) - y)
-    if min(size) < GLYPH:
+    x, y, right, bottom = frame
+    if min(right - x, bottom - y) < GLYPH:
         return None
-    frame = (x, y, x + size[0], y + size[1])
     own, solid = _own(product, placement, frame)
     if not cv2.countNonZero(solid):
         return None
-    seen = cv2.cvtColor(picture[y : frame[3], x : frame[2]], cv2.COLOR_RGB2GRAY)
+    seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
     common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
     table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
     expected = cv2.LUT(own, table) if common else own
@@ -64,7 +89,7 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
             break
         closely = _Closely(own, seen, solid)
         spots = _energy(closely.error)
-        usual = min(float(np.median(spots[::4, ::4][solid[::4, ::4] > 0])), NOISIEST**2)
+        usual = min(float(np.median(spots[solid > 0][::16])), NOISIEST**2)
         allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(closely.busy, GLYPH)
         _, most, _, (across, down) = cv2.minMaxLoc(spots / allowed, solid)
         excess = math.sqrt(most)
@@ -72,6 +97,8 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
             break
         placement = _moved(placement, frame, closely.move)
         own, solid = _own(product, placement, frame)
+        if not cv2.countNonZero(solid):
+            break
     return Spot(excess, x + across, y + down)
 
 
@@ -89,7 +116,7 @@ def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
 
 
-def _own(product: Product, placement: Placement, frame: tuple[int, int, int, int]) -> tuple[Levels, Levels]:
+def _own(product: Product, placement: Placement, frame: Frame) -> tuple[Levels, Levels]:
     """The product's luma in a frame of the result, and where it is solid there and not at its rim."""
     import cv2
     import numpy as np
@@ -108,7 +135,7 @@ def _own(product: Product, placement: Placement, frame: tuple[int, int, int, int
     return resampled(product.luma, box, size), np.asarray(cv2.erode(alpha, side, borderValue=0))
 
 
-def _moved(placement: Placement, frame: tuple[int, int, int, int], move: tuple[float, ...]) -> Placement:
+def _moved(placement: Placement, frame: Frame, move: tuple[float, ...]) -> Placement:
     """Moved by (px along x, more of it at the ends, px along y, more of it at the ends) of the frame."""
     x, y, scale_x, scale_y = placement.x, placement.y, placement.scale_x, placement.scale_y
     a, b, c, d = (min(max(value, -MOST), MOST) for value in move)

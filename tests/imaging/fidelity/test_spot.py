@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from airflow_provider_bgai.imaging.fidelity import Thresholds, compare
+from airflow_provider_bgai.imaging.fidelity import Thresholds, compare, spot
 from airflow_provider_bgai.sandbox import paint
 from tests.imaging.cutouts import jpeg, moved, product, scene
 
@@ -69,3 +69,11 @@ def test_where_pictures_agree_the_spot_is_no_more_than_allowed(right):
     assert verdict.faithful
     assert verdict.spot is not None
     assert verdict.spot <= Thresholds().max_spot
+
+
+def test_a_large_result_is_looked_at_in_pieces(monkeypatch, right, wrong):
+    monkeypatch.setattr(spot, "LONGEST", 300)
+    assert compare(right, jpeg(scene(right), 85)).faithful
+    verdict = compare(right, jpeg(scene(wrong), 85))
+    assert not verdict.faithful
+    assert verdict.spot_x == pytest.approx(470, abs=50)
