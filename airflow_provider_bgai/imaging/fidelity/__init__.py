@@ -77,8 +77,11 @@ def compare(
     rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
         return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
-    best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
-    fits.append(polished(product, picture, best))
+    near = [refined(product, picture, each) for each in rough[: 12 if product.thin else 5]]
+    if product.thin:  # small, it looks like much
+        finer = sorted((fitted(product, picture, each.placement, 2 * COARSE) for each in near), key=misfit)
+        near = [refined(product, picture, each, 2 * COARSE) for each in finer[:5]]
+    fits.append(polished(product, picture, min(near, key=misfit)))
     return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 
 
