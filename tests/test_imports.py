@@ -16,7 +16,8 @@ LOOK = """
 import builtins, json, sys
 from pathlib import Path
 
-heavy = {"httpx", "PIL", "numpy", "boto3", "botocore", "aiolimiter", "starlette", "uvicorn", "airflow.providers.amazon"}
+heavy = {"httpx", "PIL", "numpy", "cv2", "boto3", "botocore", "aiolimiter", "starlette", "uvicorn"}
+heavy.add("airflow.providers.amazon")
 import airflow.providers.common.compat.sdk as sdk
 from airflow.dag_processing.dagbag import DagBag
 from airflow.triggers.base import BaseTrigger

@@ -1,24 +1,30 @@
 """Is the product still the product? Finds the cut-out in what a vendor made of it, and compares the opaque pixels.
 
-A vendor may encode anew, resample, sharpen a little, change the light a little, scale and move the product: all that
-is estimated and allowed for. What is left over beyond the error expected of it is an alteration.
+A vendor may encode anew, resample, sharpen a little, change the light a little (each channel by a little more or less),
+feather the rim, scale and move the product: all that is estimated and allowed for. What is left over beyond the error
+expected of it is an alteration: as a share of the product on a grid of at most 512 px, and as one wrong spot, as large
+as a character, at the result's own resolution.
 
-What is not seen: anything outside the product's outline (a shadow, but also a product painted larger than it is),
-and what is translucent in the source. Where a product is shown at less than some 64 px, heavy re-encoding (JPEG below
-quality 85) may pass for an alteration.
+What is not seen: anything outside the product's outline (a shadow, but also a product painted larger than it is), what
+is translucent in the source, a character that differs from its ground in hue alone, or by less than some 40 levels, and
+one wrong spot on what is nowhere wider than 7 px. Where a product is shown at less than some 64 px, heavy re-encoding
+(JPEG below quality 85) may pass for an alteration.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import COARSE, FINE, Fit, fitted, misfit, polished, refined
-from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged
-from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product
+from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, misfit, polished, refined
+from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
+from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
+from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from airflow_provider_bgai.imaging.fidelity.product import Levels
 
 __all__ = ["Placement", "Thresholds", "Verdict", "compare"]
 
@@ -37,41 +43,70 @@ def compare(
     :param hint: (x, y, width, height) in px of the product in the result as the vendor tells it; tried, not believed.
     :raises ValueError: if the source is not RGBA or has hardly any opaque pixel.
     """
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(1)  # who lands pictures has threads of their own
     product = Product(source)
-    picture = _opaque(result)
-    if _same_pixels(source, picture):
+    picture = np.asarray(_opaque(result))
+    if _same_pixels(product, picture):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
-        nothing = dict.fromkeys(("delta_e", "delta_e_local", "hue", "altered", "light", "stretch"), 0.0)
-        return Verdict(True, (), placement, psnr=HIGHEST_PSNR, sharpness=1.0, coverage=1.0, **nothing)
+        return Verdict(
+            faithful=True,
+            reasons=(),
+            placement=placement,
+            psnr=HIGHEST_PSNR,
+            delta_e=0.0,
+            delta_e_local=0.0,
+            hue=0.0,
+            altered=0.0,
+            light=0.0,
+            sharpness=1.0,
+            stretch=0.0,
+            coverage=1.0,
+            spot=0.0,
+        )
     fits: list[Fit] = []
     for placement in likely(product, picture, hint):
         # The exact placement first: a result that needs no fitting is not to be moved by a hundredth of a pixel.
         fit = fitted(product, picture, placement, FINE)
-        verdict = judged(fit, thresholds)
+        verdict = _closely_judged(product, picture, fit, thresholds)
         if verdict.faithful:
             return verdict
         fits.append(fit)
     rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
         return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
-    best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
-    fits.append(polished(product, picture, best))
-    return judged(min(fits, key=misfit), thresholds)
+    near = [refined(product, picture, each) for each in rough[: 12 if product.thin else 5]]
+    if product.thin:  # small, it looks like much
+        finer = sorted((fitted(product, picture, each.placement, 2 * COARSE) for each in near), key=misfit)
+        near = [refined(product, picture, each, 2 * COARSE) for each in finer[:5]]
+    fits.append(polished(product, picture, min(near, key=misfit)))
+    return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 
 
-def _same_pixels(source: Image.Image, picture: Image.Image) -> bool:
+def _closely_judged(product: Product, picture: Levels, fit: Fit, limits: Thresholds) -> Verdict:
+    """Judged as a whole and, where that is within the limits, by the worst spot."""
+    verdict = judged(fit, limits)
+    if not verdict.faithful:
+        return verdict
+    return with_spot(verdict, worst_spot(product, picture, fit.placement, fit.light, limits.max_spot), limits)
+
+
+def _same_pixels(product: Product, picture: Levels) -> bool:
     """Whether every fully opaque pixel is where and what it was: so do vendors return it that only paint around it."""
-    from PIL import Image, ImageChops
+    import cv2
 
-    if source.size != picture.size or picture.getcolors(1) is not None:
-        return False  # a blank result may have a black product's colour, and does not show it
-    alpha = source.getchannel("A")
-    levels = alpha.histogram()
-    if levels[255] < 0.99 * sum(levels[OPAQUE:]):
+    if product.pixels.shape[:2] != picture.shape[:2]:
+        return False
+    alpha = cv2.extractChannel(product.pixels, 3)
+    opaque = at_least(alpha, 255)
+    if cv2.countNonZero(opaque) < 0.99 * cv2.countNonZero(at_least(alpha, OPAQUE)):
         return False  # nearly opaque pixels are blended, and so are hardly ever the same
-    opaque = alpha.point([0] * 255 + [255])
-    nothing = Image.new("RGB", source.size)
-    return Image.composite(ImageChops.difference(source.convert("RGB"), picture), nothing, opaque).getbbox() is None
+    own = cv2.cvtColor(product.pixels, cv2.COLOR_RGBA2RGB)
+    if cv2.norm(own, picture, cv2.NORM_INF, opaque) > 0:
+        return False
+    return bool((picture != picture[0, 0]).any())  # a blank result may have a black product's colour, and not show it
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

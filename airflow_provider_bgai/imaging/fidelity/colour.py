@@ -1,4 +1,4 @@
-"""How colours look to people: CIE L*a*b* of sRGB, and the difference between two colours. Knows no picture."""
+"""How colours look to people: the difference between two colours as CIEDE2000 has it. Knows no picture."""
 
 from __future__ import annotations
 
@@ -46,16 +46,3 @@ def delta_e(first: Array, second: Array) -> Array:
     hue = hue_difference / (1 + 0.015 * mean_c * t)
     squared = light**2 + chroma**2 + hue**2 - rotation * weight * chroma * hue
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
-
-
-def lab(rgb: Array) -> Array:
-    """CIE L*a*b* (D65) of sRGB levels 0 to 255 (last axis). Source: IEC 61966-2-1; CIE 15."""
-    import numpy as np
-
-    value = np.clip(rgb / 255, 0, 1)
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = linear @ (to_xyz / to_xyz.sum(axis=1, keepdims=True)).T
-    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = np.moveaxis(root, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

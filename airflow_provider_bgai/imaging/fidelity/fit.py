@@ -10,17 +10,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.product import FEWEST, NOISE, Box, Grid, Placement, Product, slopes
+from airflow_provider_bgai.imaging.fidelity.product import (
+    COARSE,
+    FEWEST,
+    FINE,
+    NOISE,
+    Box,
+    Grid,
+    Placement,
+    Product,
+    before,
+    resampled,
+    slopes,
+    whole_pixels,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
-    from airflow_provider_bgai.imaging.fidelity.product import Array
+    from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
 
-FINE, COARSE = 512, 64  # px, longer side of the product on the grids it is compared and first fitted on
+SAMPLES = 8_000  # px from which is estimated
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
+TINT = 0.03  # share by which light may be warmer or cooler, a channel
+LITTLE = 100.0  # squared levels per px inside a product below which its place is tried, not only calculated
+UNMOVED = 0.1  # by which a placement is worse for each px of the grid that is still to be moved
+STILL_WHITE = 0.05  # share of the samples
+CLIPPED = 250  # level from which a channel may have been brighter than it could be
+
+Light = tuple[float, float, float]
+"""Red, green and blue: shares by which each is lighter."""
 
 
 @dataclass(frozen=True)
@@ -29,37 +49,41 @@ class Fit:
 
     placement: Placement
     grid: Grid
-    seen: Image.Image  # the result at the product's place, on the grid
+    seen: Levels  # the result at the product's place, on the grid, RGB
     luma: Array  # of it
     inside: NDArray[np.bool_]  # compared: the product's own pixels that lie within the result
     left_over: Array  # luma of the result less what is expected there
     allowed: Array  # squared levels of error to be expected
-    light: float
+    light: Light
     sharpness: float
     move: tuple[float, float, float, float]  # still to be moved: px of the grid along x, at its ends, and along y
     coverage: float
 
 
-def fitted(product: Product, picture: Image.Image, placement: Placement, longest: int) -> Fit:
+def fitted(product: Product, picture: Levels, placement: Placement, longest: int) -> Fit:
     """Compare at a placement; light, sharpness and a small error of the placement are estimated together.
 
     Linear least squares over the product's luma with little weight for what does not fit (an altered part).
     """
+    import cv2
     import numpy as np
 
     scale = min(abs(placement.scale_x), abs(placement.scale_y))
-    grid = product.grid(product.size_at(scale, longest))
-    seen, within = _window(picture, product.box_at(placement), grid.size)
+    size, box = product.size_at(scale, longest), product.box_at(placement)
+    grid = product.grid(size, by_area=whole_pixels(box, size))
+    seen, within = _window(picture, box, size)
     inside = grid.mask & within if within is not None else grid.mask
-    coverage = float(np.count_nonzero(inside) / np.count_nonzero(grid.mask))
-    luma = np.asarray(seen.convert("L"), np.float32)
+    coverage = int(np.count_nonzero(inside)) / max(1, int(np.count_nonzero(grid.mask)))
+    if grid.thin:
+        grid = before(product, grid, seen)
+    luma = cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32)
     difference = luma - grid.luma
     width, height = grid.size
-    allowed = np.float32(NOISE**2) + np.float32(SLACK**2) * grid.busy
+    allowed = np.float32(NOISE**2) + np.float32(SLACK**2) * grid.busy + grid.unsure
     chosen = np.flatnonzero(inside)
-    chosen = chosen[:: max(1, chosen.size // 30_000)]
+    chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     if chosen.size < FEWEST:
-        return Fit(placement, grid, seen, luma, inside, difference, allowed, 0, 1, (0, 0, 0, 0), coverage)
+        return Fit(placement, grid, seen, luma, inside, difference, allowed, (0, 0, 0), 1, (0, 0, 0, 0), coverage)
     across = (chosen % width + 0.5) / (width / 2) - 1
     down = (chosen // width + 0.5) / (height / 2) - 1
     slope_x, slope_y = grid.slope_x.ravel()[chosen], grid.slope_y.ravel()[chosen]
@@ -75,22 +99,14 @@ def fitted(product: Product, picture: Image.Image, placement: Placement, longest
         ],
         axis=1,
     ).astype(np.float32)
-    wanted, error = difference.ravel()[chosen], np.sqrt(allowed.ravel()[chosen])
-    # What is believed before looking: moves of some px, light within a tenth, a little more or less detail.
-    belief = np.diag([1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 0.1**2, 1 / 0.7**2, 1 / 0.7**2]) * 4
-    estimate = np.zeros(7)
-    for _ in range(5):
-        misfit = np.abs(wanted - columns @ estimate.astype(np.float32)) / error
-        weight = (np.minimum(1, 2.0 / np.maximum(misfit, 1e-6)) / error**2).astype(np.float32)
-        weighted = columns * weight[:, None]
-        estimate = np.linalg.solve((weighted.T @ columns).astype(float) + belief, (weighted.T @ wanted).astype(float))
-    a, b, c, d, light, detail, wider = (float(value) for value in estimate)
-    light, detail = min(max(light, -0.25), 0.25), min(max(detail, -1.0), 1.5)
-    wider = min(max(wider, -1.0), 1.5)
+    estimate, weight = estimated(columns, difference.ravel()[chosen], np.sqrt(allowed.ravel()[chosen]))
+    a, b, c, d, common, detail, wider = (float(value) for value in estimate)
+    detail, wider = min(max(detail, -1.0), 1.5), min(max(wider, -1.0), 1.5)
     move = tuple(min(max(value, -1.0), 1.0) for value in (a, b, c, d))
+    light = _light(grid.rgb.reshape(-1, 3)[chosen], seen.reshape(-1, 3)[chosen], weight, min(max(common, -0.25), 0.25))
     row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
     column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
-    expected = np.array(lit(grid.rgb, light).convert("L"), np.float32)
+    expected = cv2.cvtColor(lit(grid.rgb, light), cv2.COLOR_RGB2GRAY).astype(np.float32)
     expected -= grid.slope_x * (move[0] + move[1] * row)
     expected -= grid.slope_y * (move[2] + move[3] * column)
     expected += np.float32(detail) * grid.detail
@@ -99,33 +115,77 @@ def fitted(product: Product, picture: Image.Image, placement: Placement, longest
     return Fit(placement, grid, seen, luma, inside, left_over, allowed, light, 1 + detail, (a, b, c, d), coverage)
 
 
-def lit(picture: Image.Image, light: float) -> Image.Image:
-    """Lighter by this share; what is white already stays so."""
-    return picture.point([min(255, round(value * (1 + light))) for value in range(256)] * 3) if light else picture
+def estimated(columns: Array, wanted: Array, error: Array) -> tuple[Array, Array]:
+    """How much of each column explains what is wanted, and the weight that every sample had in the end.
 
-
-def _window(picture: Image.Image, box: Box, size: tuple[int, int]) -> tuple[Image.Image, NDArray[np.bool_] | None]:
-    """A box of a picture at another size, and which of its pixels lie within the picture (None: all)."""
+    The columns: the place along x and at its ends, along y and at its ends, light, detail, wider detail.
+    """
     import numpy as np
-    from PIL import Image
 
+    # What is believed before looking: moves of some px, light within a tenth, a little more or less detail.
+    belief = np.diag([1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 0.1**2, 1 / 0.7**2, 1 / 0.7**2]) * 4
+    estimate = np.zeros(7)
+    for _ in range(5):
+        misfit = np.abs(wanted - columns @ estimate.astype(np.float32)) / error
+        weight = (np.minimum(1, 2.0 / np.maximum(misfit, 1e-6)) / error**2).astype(np.float32)
+        weighted = columns * weight[:, None]
+        estimate = np.linalg.solve((weighted.T @ columns).astype(float) + belief, (weighted.T @ wanted).astype(float))
+    return estimate, weight
+
+
+def _light(own: Levels, seen: Levels, weight: Array, common: float) -> Light:
+    """The light of each channel, where the three differ by no more than a warmer or cooler light explains."""
+    import numpy as np
+
+    before, after = own.astype(np.float32), seen.astype(np.float32)
+    clipped = after >= CLIPPED
+    weights = weight[:, None] * ~(clipped | (before * (1 + common) >= CLIPPED))
+    # As much is believed in the light of all channels as a few hundred samples tell.
+    known = np.float32(300 * 100.0**2) * float(weight.mean())
+    more = (weights * before * (after - (1 + common) * before)).sum(0) / ((weights * before**2).sum(0) + known)
+    # What was white and is white does not say how much lighter it got, but that it got no darker.
+    white = (clipped & (before >= CLIPPED)).mean(0) > STILL_WHITE
+    gains = np.where(white, np.maximum(1 + common + more, 1), 1 + common + more)
+    middle = (float(gains.max()) + float(gains.min())) / 2
+    red, green, blue = (min(max(float(gain), middle * (1 - TINT)), middle * (1 + TINT)) - 1 for gain in gains)
+    return red, green, blue
+
+
+def lit(picture: Levels, light: Light) -> Levels:
+    """Lighter by these shares; what is white already stays so."""
+    import cv2
+    import numpy as np
+
+    if not any(light):
+        return picture
+    table = np.arange(256, dtype=np.float32)[:, None] * (1 + np.array(light, np.float32)) + np.float32(0.5)
+    return np.asarray(cv2.LUT(picture, np.minimum(table, 255).astype(np.uint8)[None]), np.uint8)
+
+
+def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, NDArray[np.bool_] | None]:
+    """A box of a picture at another size, and which of its pixels lie within the picture (None: all)."""
+    import cv2
+    import numpy as np
+
+    height, width = picture.shape[:2]
     left, top, right, bottom = box
-    filter_ = Image.Resampling.BICUBIC
-    if left >= 0 and top >= 0 and right <= picture.width and bottom <= picture.height:
-        if size == (right - left, bottom - top) and all(side == int(side) for side in box):
-            return picture.crop(tuple(int(side) for side in box)), None  # type: ignore[arg-type]
-        return picture.resize(size, filter_, box, reducing_gap=3), None
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        return resampled(picture, box, size), None
     outer = (math.floor(left), math.floor(top), math.ceil(right) + 1, math.ceil(bottom) + 1)
-    crop = picture.crop(outer)
+    part = picture[max(0, outer[1]) : max(0, outer[3]), max(0, outer[0]) : max(0, outer[2])]
+    if not part.size:
+        return np.zeros((size[1], size[0], 3), np.uint8), np.zeros((size[1], size[0]), np.bool_)
+    beyond = (max(0, -outer[1]), max(0, outer[3] - height), max(0, -outer[0]), max(0, outer[2] - width))
+    crop = np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
     inner = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
     x = left + (np.arange(size[0]) + 0.5) * (right - left) / size[0]
     y = top + (np.arange(size[1]) + 0.5) * (bottom - top) / size[1]
-    within = ((x > 0) & (x < picture.width))[None, :] & ((y > 0) & (y < picture.height))[:, None]
-    return crop.resize(size, filter_, inner, reducing_gap=3), within
+    within = ((x > 0) & (x < width))[None, :] & ((y > 0) & (y < height))[:, None]
+    return resampled(crop, inner, size), within
 
 
 def misfit(fit: Fit) -> float:
-    """How badly a placement explains the result: errors, an outline that shows no edge, and what is out of frame."""
+    """How badly a placement explains the result: errors, an outline without an edge, a move to come, what is unseen."""
     import numpy as np
 
     if np.count_nonzero(fit.inside) < FEWEST:
@@ -134,23 +194,27 @@ def misfit(fit: Fit) -> float:
     slope_x, slope_y = slopes(fit.luma)
     seen = np.hypot(slope_x, slope_y)[fit.grid.outline]
     unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
-    return float(np.mean(np.minimum(error, 6))) + unseen + 10 * (1 - fit.coverage)
+    to_come = UNMOVED * max(abs(value) for value in fit.move)
+    return float(np.mean(np.minimum(error, 6))) + unseen + to_come + 10 * (1 - fit.coverage)
 
 
-def refined(product: Product, picture: Image.Image, best: Fit, longest: int = COARSE) -> Fit:
+def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE) -> Fit:
     """A placement improved step by step, as long as that explains the result better."""
     for _ in range(5):
         if max(abs(value) for value in best.move) < 0.05:
             break
-        trial = fitted(product, picture, _moved(product, best, most=2.0), longest)
-        if misfit(trial) >= misfit(best):
+        for share in (1.0, 0.5):  # from far away the move is only roughly right
+            trial = fitted(product, picture, _moved(product, best, share=share, most=2.0), longest)
+            if misfit(trial) < misfit(best):
+                break
+        else:
             break
         best = trial
-    return _settled(product, picture, best, longest) if best.grid.plain and longest <= 2 * COARSE else best
+    return _settled(product, picture, best, longest) if best.grid.steep < LITTLE and longest <= 2 * COARSE else best
 
 
-def _settled(product: Product, picture: Image.Image, best: Fit, longest: int) -> Fit:
-    """The same for a product so plain that only its outline tells where it is: by trying."""
+def _settled(product: Product, picture: Levels, best: Fit, longest: int) -> Fit:
+    """The same for a product so plain that its outline has to tell where it is: by trying."""
     tried = {best.placement}
     for step in (1.0, 0.5, 0.25):
         better = True
@@ -169,17 +233,17 @@ def _settled(product: Product, picture: Image.Image, best: Fit, longest: int) ->
     return best
 
 
-def _moved(product: Product, fit: Fit, *, most: float = math.inf) -> Placement:
-    """Where the product seems to be by what the fit says, moved by at most ``most`` px of the grid."""
+def _moved(product: Product, fit: Fit, *, share: float = 1.0, most: float = math.inf) -> Placement:
+    """Where the product seems to be by what the fit says, or a share of the way, of at most ``most`` px of the grid."""
     left, top, right, bottom = product.box_at(fit.placement)
     step_x, step_y = (right - left) / fit.grid.size[0], (bottom - top) / fit.grid.size[1]
-    a, b, c, d = (min(max(value, -most), most) for value in fit.move)
+    a, b, c, d = (min(max(share * value, -most), most) for value in fit.move)
     return product.place(
         (left + (a - b) * step_x, top + (c - d) * step_y, right + (a + b) * step_x, bottom + (c + d) * step_y)
     )
 
 
-def polished(product: Product, picture: Image.Image, fit: Fit) -> Fit:
+def polished(product: Product, picture: Levels, fit: Fit) -> Fit:
     """A placement fitted at growing sizes, and set to whole pixels where those serve as well."""
     for longest in (2 * COARSE, 4 * COARSE, FINE):
         fit = refined(product, picture, fitted(product, picture, fit.placement, longest), longest)

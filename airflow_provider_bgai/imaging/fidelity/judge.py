@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.imaging.fidelity.colour import delta_e, lab
+from airflow_provider_bgai.imaging.fidelity.colour import delta_e
 from airflow_provider_bgai.imaging.fidelity.fit import Fit, lit
 from airflow_provider_bgai.imaging.fidelity.product import FEWEST, Placement
+from airflow_provider_bgai.imaging.fidelity.spot import Spot
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.product import Array
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 HIGHEST_PSNR = 60.0  # dB, for no difference at all, too
 CELLS = 56  # cells along the product's longer side
 EXCESS = 1.25  # times the expected error, rms, from which a spot counts as altered
+SURE = 50.0  # squared levels up to which it is known what shines through a thin product
 GREY = 4.0  # chroma (CIELAB) up to which a colour hardly has a hue
+PLAIN = 1.0  # squared levels per px inside a product, below which there is hardly anything to see
 BLANK = 1.5  # levels, standard deviation of luma below which a picture shows nothing
 
 
@@ -30,6 +33,7 @@ class Thresholds:
     :param max_delta_e_local: the same, exceeded by the worst hundredth of the product (at least 3 cells).
     :param max_hue: degrees by which the product's colours are turned as a whole, 0 to 180.
     :param max_altered: share of the product that differs by more than resampling and encoding explain, 0 to 1.
+    :param max_spot: times the expected error by which the worst spot, as large as a small character, may differ.
     :param max_light: change of brightness, as a share; 0.1 lets the product be a tenth lighter or darker.
     :param min_sharpness: detail kept over the whole product, 1 as in the source, 0 none.
     :param max_stretch: change of proportions, as a share: |width / height - 1|.
@@ -41,6 +45,7 @@ class Thresholds:
     max_delta_e_local: float = 10.0
     max_hue: float = 4.0
     max_altered: float = 0.003
+    max_spot: float = 2.0
     max_light: float = 0.1
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
@@ -57,7 +62,10 @@ USUAL = Thresholds()
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all."""
+    """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all.
+
+    ``spot``, and its place in px of the result, is looked for where everything else is within the limits.
+    """
 
     faithful: bool
     reasons: tuple[str, ...]
@@ -71,6 +79,9 @@ class Verdict:
     sharpness: float | None = None
     stretch: float | None = None
     coverage: float | None = None
+    spot: float | None = None
+    spot_x: int | None = None
+    spot_y: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -79,6 +90,7 @@ class Verdict:
 
 def judged(fit: Fit, limits: Thresholds) -> Verdict:
     """Measure what a fit left over, in cells, against the limits."""
+    import cv2
     import numpy as np
 
     inside, grid = fit.inside, fit.grid
@@ -90,24 +102,28 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
             else f"the product is too small in the result to be compared: {count} opaque px (at least {FEWEST})"
         )
         return Verdict(False, (reason,), fit.placement, coverage=round(fit.coverage, 4))
-    seen = np.asarray(fit.seen)
-    own = np.asarray(grid.rgb)
-    error = (seen[inside].astype(np.float32) - own[inside]) ** 2
-    psnr = min(HIGHEST_PSNR, 10 * math.log10(255**2 / max(float(error.mean()), 1e-9)))
+    mask = inside.astype(np.uint8)
+    error = cv2.absdiff(fit.seen, grid.rgb)
+    squared = float(np.mean(cv2.mean(cv2.multiply(error, error, dtype=cv2.CV_32F), mask)[:3]))
+    psnr = min(HIGHEST_PSNR, 10 * math.log10(255**2 / max(squared, 1e-9)))
 
-    side = max(6, round(max(grid.size) / CELLS))
+    # What lies behind a thin product is guessed, which is wrong here and there: larger cells, and only the sure ones.
+    side = max(6, round(max(grid.size) / CELLS)) * (2 if grid.thin else 1)
     number = _cells(inside.astype(np.float32), side)
     enough = _around(number) >= min(side * side, count / 4)
-    expected, actual = (
-        np.stack([_cells(colours[..., c] * inside, side) for c in range(3)], -1) / np.maximum(number, 1)[..., None]
-        for colours in (np.asarray(lit(grid.rgb, fit.light)), seen)
-    )
-    solid = number >= 0.4 * side * side
+    solid = number >= (0.1 if grid.thin else 0.4) * side * side
+    if grid.thin:
+        sure = _cells(inside * grid.unsure, side) <= SURE * number
+        solid = solid & sure if (solid & sure).any() else solid
     if not solid.any():
         solid = number > 0
-    own_lab, seen_lab, weight = lab(expected[solid]), lab(actual[solid]), number[solid]
+    own_lab, seen_lab = (
+        _lab(_cells(cv2.copyTo(colours, mask).astype(np.float32), side)[solid] / number[solid][:, None])
+        for colours in (lit(grid.rgb, fit.light), fit.seen)
+    )
+    weight = number[solid]
     colour = delta_e(own_lab, seen_lab)
-    hue = _turn(own_lab, seen_lab, weight)
+    hue = _turn(own_lab, seen_lab, weight, 3 * GREY if grid.thin else GREY)
     mean = float((colour * weight).sum() / weight.sum())
     order = np.argsort(colour)
     reached = np.cumsum(weight[order]) / weight.sum()
@@ -115,14 +131,14 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     share = min(max(0.01, 3 / colour.size), 0.5)
     worst = float(colour[order][np.searchsorted(reached, 1 - share).clip(0, colour.size - 1)])
 
-    wrong = _around(_cells(fit.left_over**2 * inside, side))
-    right = _around(_cells(fit.allowed * inside, side))
+    wrong = _around(_cells(fit.left_over**2 * mask, side))
+    right = _around(_cells(fit.allowed * mask, side))
     excess = np.sqrt(wrong / np.maximum(right, 1e-6))
     altered = float(number[enough & (excess > EXCESS)].sum() / number.sum())
 
     placement = fit.placement
     stretch = placement.scale_x / placement.scale_y
-    if not grid.plain:  # else nothing inside it tells what is still to be moved
+    if grid.steep >= PLAIN:  # else nothing inside it tells what is still to be moved
         stretch *= (1 + 2 * fit.move[1] / grid.size[0]) / (1 + 2 * fit.move[3] / grid.size[1])
     verdict = Verdict(
         faithful=True,
@@ -133,7 +149,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
         delta_e_local=round(worst, 2),
         hue=round(hue, 2),
         altered=round(altered, 4),
-        light=round(fit.light, 4),
+        light=round(sum(fit.light) / 3, 4),
         sharpness=round(fit.sharpness, 3),
         stretch=round(stretch - 1, 4),
         coverage=round(fit.coverage, 4),
@@ -145,32 +161,57 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     return replace(verdict, faithful=not reasons, reasons=reasons)
 
 
-def _turn(own: Array, seen: Array, weight: Array) -> float:
-    """Degrees by which hues are turned as a whole; 0 for a product without colour."""
+def _turn(own: Array, seen: Array, weight: Array, chroma: float) -> float:
+    """Degrees by which hues are turned as a whole; 0 for a product of hardly more than this chroma."""
     a, b, other_a, other_b = own[:, 1], own[:, 2], seen[:, 1], seen[:, 2]
     along = float((weight * (a * other_a + b * other_b)).sum())
     across = float((weight * (a * other_b - b * other_a)).sum())
     # A few steps of chroma are what re-encoding leaves of a grey.
-    grey = float(weight.sum()) * GREY**2
+    grey = float(weight.sum()) * chroma**2
     return math.degrees(math.atan2(across, max(along, 0) + grey))
+
+
+def with_spot(verdict: Verdict, spot: Spot | None, limits: Thresholds) -> Verdict:
+    """The verdict, and what the closest look found."""
+    if spot is None:
+        return verdict
+    verdict = replace(verdict, spot=round(spot.excess, 2), spot_x=spot.x, spot_y=spot.y)
+    if spot.excess <= limits.max_spot:
+        return verdict
+    reason = (
+        f"a spot at ({spot.x}, {spot.y}) differs by {spot.excess:.1f} times what encoding explains "
+        f"(at most {limits.max_spot:.1f})"
+    )
+    return replace(verdict, faithful=False, reasons=(*verdict.reasons, reason))
+
+
+def _lab(colours: Array) -> Array:
+    """CIE L*a*b* (D65) of a list of sRGB colours of 0 to 255."""
+    import cv2
+    import numpy as np
+
+    row = np.minimum(colours / np.float32(255), np.float32(1))[None].astype(np.float32)
+    return np.asarray(cv2.cvtColor(row, cv2.COLOR_RGB2Lab))[0].astype(float)
 
 
 def _cells(values: Array, side: int) -> Array:
     """Sums over squares of ``side`` px; the last row and column may be smaller."""
+    import cv2
     import numpy as np
 
-    height, width = values.shape
-    rows = np.add.reduceat(values, np.arange(0, height, side), axis=0)
-    return np.add.reduceat(rows, np.arange(0, width, side), axis=1)
+    height, width = values.shape[:2]
+    rows, columns = -(-height // side), -(-width // side)
+    whole = cv2.copyMakeBorder(values, 0, rows * side - height, 0, columns * side - width, cv2.BORDER_CONSTANT, value=0)
+    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA) * np.float32(side * side))
 
 
 def _around(cells: Array) -> Array:
-    """Sums over 3 x 3 cells."""
+    """Sums over 3 x 3 cells of what is never negative."""
+    import cv2
     import numpy as np
 
-    padded = np.pad(cells, 1)
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return np.asarray(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:])
+    # The filter adds and takes away along a row, which leaves a little less than nothing.
+    return np.maximum(cv2.boxFilter(cells, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT), 0)
 
 
 def _reasons(verdict: Verdict, limits: Thresholds) -> Iterator[str]:

@@ -5,7 +5,9 @@ Nothing here has seen a result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,13 +15,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    Array = NDArray[np.floating[Any]]
+    Array = NDArray[Any]  # of float32
+    Levels = NDArray[Any]  # of uint8
 
 Box = tuple[float, float, float, float]
 
 OPAQUE = 250  # alpha from which a pixel of the source counts as the product's own
 FEWEST = 64  # opaque px on the comparing grid, below which nothing can be said
+FINE, COARSE = 512, 64  # px, longer side of the product on the grids it is compared and first fitted on
 NOISE = 5.0  # levels of luma (of 255) by which an honest re-encoding may differ in a plain area, rms
+BEHIND = 3.0  # px of the grid, standard deviation, over which is guessed what lies behind a thin product
 SILHOUETTE = 60.0  # levels of contrast assumed between product and background, whose ringing reaches inside
 
 
@@ -46,35 +51,106 @@ class Product:
     """The part of the source that matters, at whatever size it is asked for."""
 
     def __init__(self, source: Image.Image) -> None:
-        from PIL import Image
+        import cv2
+        import numpy as np
 
         require_cut_out(source)
         self.whole = source.size
-        alpha = source.getchannel("A")
-        count = _at_least(alpha, OPAQUE).histogram()[255]
+        self.pixels: Levels = np.asarray(source)
+        alpha = cv2.extractChannel(self.pixels, 3)
+        opaque = at_least(alpha, OPAQUE)
+        count = cv2.countNonZero(opaque)
         if count < FEWEST:
             raise ValueError(f"the source has {count} opaque px: too few to compare")
-        box = _at_least(alpha, 32).getbbox()
-        assert box is not None
-        self.tight = box
-        margin = 2 + max(box[2] - box[0], box[3] - box[1]) // 50  # what is just outside the outline is looked at, too
-        self.box = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-        self.cut = source.crop(self.box)
-        self.size = self.cut.size
-        colour = self.cut.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-        assert isinstance(colour, tuple)
-        self.colour = colour[:3]
-        self.grids: dict[tuple[int, int], Grid] = {}
+        left, top, width, height = cv2.boundingRect(at_least(alpha, 32))
+        self.tight = (left, top, left + width, top + height)
+        margin = 2 + max(width, height) // 50  # what is just outside the outline is looked at, too
+        # So many px a side go into one px of the finest grid: a whole number, because that is reduced fast.
+        self.reduced = math.ceil((max(width, height) + 2 * margin) / FINE)
+        right, bottom = (
+            before + -(-(side + 2 * margin) // self.reduced) * self.reduced - margin
+            for before, side in ((left, width), (top, height))
+        )
+        self.box = (left - margin, top - margin, right, bottom)
+        self.size = (right - left + margin, bottom - top + margin)
+        self.colour = tuple(round(value) for value in cv2.mean(self.pixels, opaque)[:3])
+        self.grids: dict[tuple[tuple[int, int], bool], Grid] = {}
+
+    @cached_property
+    def cut(self) -> Levels:
+        """The product's box of the source, and what is beyond its frame transparent."""
+        import cv2
+        import numpy as np
+
+        left, top, right, bottom = self.box
+        width, height = self.whole
+        part = self.pixels[max(0, top) : bottom, max(0, left) : right]
+        beyond = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+        if not any(beyond):
+            return part
+        padded = cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+        return np.asarray(padded, np.uint8)
+
+    @cached_property
+    def alpha(self) -> Levels:
+        """Of the cut."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.extractChannel(self.cut, 3))
+
+    @cached_property
+    def luma(self) -> Levels:
+        """Of the cut, whatever stands below what is transparent."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2GRAY))
+
+    @cached_property
+    def filled(self) -> Levels:
+        """The cut, RGB, and the product's mean colour around it, so that resampling mixes no foreign one in."""
+        import cv2
+        import numpy as np
+
+        height, width = self.alpha.shape
+        row = np.full((1, width, 3), self.colour, np.uint8)
+        canvas = np.broadcast_to(row, (height, width, 3)).copy()
+        return np.asarray(cv2.copyTo(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), at_least(self.alpha, 128), canvas))
+
+    @cached_property
+    def premultiplied(self) -> Levels:
+        """The cut, RGB, as dark as it is transparent."""
+        import cv2
+        import numpy as np
+
+        share = cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2RGB)
+        return np.asarray(cv2.multiply(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), share, scale=1 / 255), np.uint8)
 
     def size_at(self, scale: float, longest: int) -> tuple[int, int]:
         """Of the grid on which the product is compared with itself at ``scale`` px per px: that of the smaller one."""
+        if longest == FINE and scale >= 1 / self.reduced:
+            return self.size[0] // self.reduced, self.size[1] // self.reduced
         scale = min(1.0, scale, longest / max(self.size))
         return max(6, round(self.size[0] * scale)), max(6, round(self.size[1] * scale))
 
-    def grid(self, size: tuple[int, int]) -> Grid:
-        if size not in self.grids:
-            self.grids[size] = _prepare(self.cut, size, self.colour)
-        return self.grids[size]
+    def grid(self, size: tuple[int, int], *, by_area: bool = False) -> Grid:
+        """The product at a size; ``by_area``: as ``resampled`` makes it where whole pixels go into one.
+
+        What it is compared with has to be made in the same way, or hair-thin lines come out in other dashes.
+        """
+        if (size, by_area) not in self.grids:
+            self.grids[size, by_area] = _prepared(self, size, by_area)
+        return self.grids[size, by_area]
+
+    def at(self, levels: Levels, size: tuple[int, int], by_area: bool) -> Levels:
+        """The cut, or a channel of it, at a size."""
+        return resampled(levels, (0.0, 0.0, float(self.size[0]), float(self.size[1])), size, by_area=by_area)
+
+    @cached_property
+    def thin(self) -> bool:
+        """Whether it has hardly any inside where it is searched for, so that it has to be looked for more finely."""
+        return self.grid(self.size_at(1.0, COARSE * 2)).thin
 
     def place(self, box: Box, own: tuple[int, int, int, int] | None = None) -> Placement:
         """The placement of the whole source when ``own`` (all that was cut out) fills ``box`` of a result.
@@ -100,79 +176,129 @@ class Grid:
     """The product at the size at which it is compared: arrays of (height, width)."""
 
     size: tuple[int, int]
-    rgb: Image.Image
+    by_area: bool
+    rgb: Levels
     luma: Array
     outline: NDArray[np.bool_]
     mask: NDArray[np.bool_]  # opaque, and away from the outline where there is enough left
+    thin: bool  # there is not: it is compared with what lies around it shining through
     slope_x: Array  # levels per px
     slope_y: Array
     detail: Array  # luma less its surroundings, 3 px wide; 0 where faint, because encoders drop that
     wider: Array  # what the surroundings themselves stand out by, about 5 px wide
-    plain: bool  # hardly anything to see inside the outline
+    steep: float  # squared levels per px inside the outline, on average: how much there is to align
     busy: Array  # squared levels per px: how steep it is here, outline included
+    unsure: Array | float = 0.0  # squared levels: how little is known of what shines through
 
 
-def _prepare(cut: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Grid:
+def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
+    import cv2
     import numpy as np
-    from PIL import Image, ImageFilter
 
-    small = cut if cut.size == size else cut.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
-    alpha = small.getchannel("A")
-    for least in (OPAQUE, 192, 96):  # a thin product is nowhere opaque on a small grid
-        mask = _at_least(alpha, least)
-        count = mask.histogram()[255]
+    alpha = product.at(product.alpha, size, by_area)
+    for least in (OPAQUE, 192, 96, 32):  # a thin product is nowhere opaque on a small grid
+        mask = at_least(alpha, least)
+        count = cv2.countNonZero(mask)
         if count >= FEWEST:
             break
-    contrast = 2.5 * SILHOUETTE  # where all of a thin product is near its outline
+    thin = True
     for erosion in (5, 3):
-        inner = mask.filter(ImageFilter.MinFilter(erosion))
-        if inner.histogram()[255] > max(0.3 * count, FEWEST):
-            mask, contrast = inner, SILHOUETTE
+        inner = cv2.erode(mask, np.ones((erosion, erosion), np.uint8), borderType=cv2.BORDER_REPLICATE)
+        if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
+            mask, thin = inner, False
             break
-    filled = Image.new("RGB", size, colour)
-    filled.paste(small, mask=small)
-    luma = np.asarray(filled.convert("L"), np.float32)
-    slope_x, slope_y = slopes(luma)
-    fade_x, fade_y = slopes(np.asarray(alpha, np.float32) / 255)
+    if thin:  # a line is looked at together with what is right beside it, over which encoders spread its colour
+        mask = cv2.dilate(at_least(alpha, 32), np.ones((5, 5), np.uint8))
+    fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
-    smooth = _smooth(luma)
-    detail, wider = (
-        np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - _smooth(smooth))
-    )
-    busy = slope_x**2 + slope_y**2 + detail**2 + wider**2 + np.float32(contrast**2) * fade
+    seen = _looks(product.at(product.filled, size, by_area))
     return Grid(
         size=size,
-        rgb=filled,
-        luma=luma,
+        by_area=by_area,
         outline=fade > 0.3**2,
-        mask=np.asarray(mask) > 0,
-        slope_x=slope_x,
-        slope_y=slope_y,
-        plain=float(np.mean((slope_x**2 + slope_y**2)[np.asarray(mask) > 0])) < 1.0,
-        detail=detail,
-        wider=wider,
-        busy=busy,
+        mask=mask > 0,
+        thin=thin,
+        steep=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0],
+        **{**seen, "busy": seen["busy"] + np.float32(SILHOUETTE**2) * fade},
     )
 
 
-def _at_least(alpha: Image.Image, least: int) -> Image.Image:
-    return alpha.point([0] * least + [255] * (256 - least))
+def before(product: Product, grid: Grid, picture: Levels) -> Grid:
+    """The product on the grid with what is seen around it in ``picture`` (of the grid's size) shining through."""
+    import cv2
+    import numpy as np
+
+    def around(levels: Array) -> Array:
+        mean = cv2.GaussianBlur(levels * weight, (0, 0), BEHIND)
+        return np.asarray(mean) / total
+
+    through = (255 - product.at(product.alpha, grid.size, grid.by_area).astype(np.float32)[..., None]) / np.float32(255)
+    weight = through**4  # what is hardly covered says most of what lies behind
+    total = cv2.GaussianBlur(weight, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
+    levels = picture.astype(np.float32)
+    behind = around(levels)
+    spread = np.maximum(around(levels**2) - behind**2, 0).mean(-1)
+    expected = product.at(product.premultiplied, grid.size, grid.by_area) + through * behind
+    looks = _looks(np.clip(expected + np.float32(0.5), 0, 255).astype(np.uint8))
+    return replace(grid, unsure=through[..., 0] ** 2 * spread, **looks)
+
+
+def _looks(rgb: Levels) -> dict[str, Any]:
+    """A picture, and what a fit needs to know of it."""
+    import cv2
+    import numpy as np
+
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    slope_x, slope_y = slopes(luma)
+    smooth = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    smoother = cv2.blur(smooth, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    detail, wider = (np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother))
+    return {
+        "rgb": rgb,
+        "luma": luma,
+        "slope_x": slope_x,
+        "slope_y": slope_y,
+        "detail": detail,
+        "wider": wider,
+        "busy": slope_x**2 + slope_y**2 + detail**2 + wider**2,
+    }
+
+
+def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:
+    """A box (left, top, right, bottom; within the picture, may be fractions of px) of a picture at another size.
+
+    :param by_area: the mean of as many pixels as go into one, where these are whole ones: fast.
+    """
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    if by_area and whole_pixels(box, size):
+        left, top, right, bottom = (int(side) for side in box)
+        part = levels[top:bottom, left:right]
+        if size == (right - left, bottom - top):
+            return part
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3))
+
+
+def whole_pixels(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a whole number of pixels of the box goes into each of the size."""
+    return all(side == int(side) for side in box) and (box[2] - box[0]) % size[0] == (box[3] - box[1]) % size[1] == 0
+
+
+def at_least(levels: Levels, least: int) -> Levels:
+    """255 where a level is reached, else 0."""
+    import cv2
+    import numpy as np
+
+    return np.asarray(cv2.threshold(levels, least - 1, 255, cv2.THRESH_BINARY)[1])
 
 
 def slopes(values: Array) -> tuple[Array, Array]:
-    """Central differences along x and y, 0 at the borders."""
-    import numpy as np
+    """Central differences along x and y."""
+    import cv2
 
-    along, down = np.zeros_like(values), np.zeros_like(values)
-    along[:, 1:-1] = (values[:, 2:] - values[:, :-2]) / 2
-    down[1:-1] = (values[2:] - values[:-2]) / 2
+    along = cv2.Sobel(values, -1, 1, 0, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    down = cv2.Sobel(values, -1, 0, 1, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
     return along, down
-
-
-def _smooth(values: Array) -> Array:
-    """Mean over 3 x 3, borders repeated."""
-    import numpy as np
-
-    padded = np.pad(values, 1, mode="edge")
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)

@@ -1,0 +1,209 @@
+"""The worst spot of a product, at the result's own resolution: one wrong character on a label is no share of anything.
+
+What is left over after the fit is compared, glyph by glyph, with the error expected just there: what an encoder does to
+what is as busy, and what it did to most of this picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_bgai.imaging.fidelity.fit import SAMPLES, Light, estimated
+from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product, at_least, resampled, slopes
+
+if TYPE_CHECKING:
+    from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
+
+GLYPH = 9  # px, side of a spot
+STROKE = 3  # px over which errors are added with their sign: a stroke is of one sign, an encoder's ringing is not
+GLANCE = 1.2  # how much worse the worst spot may be than every third one
+RIM = 3  # px along the outline that are not looked at: it may be feathered anew
+FLOOR = 2.0  # levels, rms over a spot, that are always allowed
+DISPLACED = 0.02  # squared px by which an edge may be displaced, after the fit at this resolution
+NOISIEST = 8.0  # levels, rms, of noise that is believed of a picture as a whole
+FLAT = 3.0  # levels a px below which there is nothing to align
+STEPS, NEAR, MOST = 3, 0.2, 2.0  # how often it is moved, from how many px on, and by how many at most
+SHADING = 25  # px over which a difference is light, not print
+LONGEST = 1600  # px a side that are looked at in one piece
+
+Frame = tuple[int, int, int, int]
+"""px of the result: left, top, right, bottom."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """How many times the expected error the worst spot differs by, and its middle in px of the result."""
+
+    excess: float
+    x: int
+    y: int
+
+
+def worst_spot(product: Product, picture: Levels, placement: Placement, light: Light, enough: float) -> Spot | None:
+    """The spot that differs most; None where the product has no inside to look at.
+
+    :param enough: what is below this is not looked at closely; the excess is then the most that it may be.
+    """
+    left, top, right, bottom = product.tight
+    x = math.floor(max(placement.x + left * placement.scale_x, 0.0))
+    y = math.floor(max(placement.y + top * placement.scale_y, 0.0))
+    across = math.ceil(min(placement.x + right * placement.scale_x, picture.shape[1]))
+    down = math.ceil(min(placement.y + bottom * placement.scale_y, picture.shape[0]))
+    spots = [
+        _in_frame(product, picture, placement, light, enough, (start_x, start_y, end_x, end_y))
+        for start_y, end_y in _pieces(y, down)
+        for start_x, end_x in _pieces(x, across)
+    ]
+    return max((each for each in spots if each is not None), key=lambda each: each.excess, default=None)
+
+
+def _pieces(start: int, end: int) -> list[tuple[int, int]]:
+    """Parts of a side that overlap by a spot, so that what a look needs in memory does not grow with the picture."""
+    count = max(1, math.ceil((end - start) / LONGEST))
+    bounds = [start + (end - start) * number // count for number in range(count + 1)]
+    return [(max(start, first - GLYPH), last) for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
+def _in_frame(
+    product: Product, picture: Levels, placement: Placement, light: Light, enough: float, frame: Frame
+) -> Spot | None:
+    """The worst spot of a part of the result."""
+    import cv2
+    import numpy as np
+
+    x, y, right, bottom = frame
+    if min(right - x, bottom - y) < GLYPH:
+        return None
+    own, solid = _own(product, placement, frame)
+    if not cv2.countNonZero(solid):
+        return None
+    seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
+    common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
+    table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
+    expected = cv2.LUT(own, table) if common else own
+    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(expected, solid))
+    for _ in range(STEPS):
+        if excess <= enough:
+            break
+        closely = _Closely(own, seen, solid)
+        spots = _energy(closely.error)
+        usual = min(float(np.median(spots[solid > 0][::16])), NOISIEST**2)
+        allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(closely.busy, GLYPH)
+        _, most, _, (across, down) = cv2.minMaxLoc(spots / allowed, solid)
+        excess = math.sqrt(most)
+        if max(abs(value) for value in closely.move) < NEAR:
+            break
+        placement = _moved(placement, frame, closely.move)
+        own, solid = _own(product, placement, frame)
+        if not cv2.countNonZero(solid):
+            break
+    return Spot(excess, x + across, y + down)
+
+
+def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
+    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly."""
+    import cv2
+    import numpy as np
+
+    height, width = (side // STROKE * STROKE for side in seen.shape)
+    error = cv2.subtract(seen[:height, :width], expected[:height, :width], dtype=cv2.CV_16S)
+    reduced = cv2.resize(error, (width // STROKE, height // STROKE), interpolation=cv2.INTER_AREA)
+    strokes = reduced.astype(np.float32)
+    spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
+    _, most, _, (across, down) = cv2.minMaxLoc(spots)
+    return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+
+
+def _own(product: Product, placement: Placement, frame: Frame) -> tuple[Levels, Levels]:
+    """The product's luma in a frame of the result, and where it is solid there and not at its rim."""
+    import cv2
+    import numpy as np
+
+    left, top, _, _ = product.box_at(placement)
+    width, height = product.size
+    box = (
+        min(max(0.0, (frame[0] - left) / placement.scale_x), width - 1.0),
+        min(max(0.0, (frame[1] - top) / placement.scale_y), height - 1.0),
+        max(min(float(width), (frame[2] - left) / placement.scale_x), 1.0),
+        max(min(float(height), (frame[3] - top) / placement.scale_y), 1.0),
+    )
+    size = (frame[2] - frame[0], frame[3] - frame[1])
+    side = np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)
+    alpha = at_least(resampled(product.alpha, box, size), OPAQUE)
+    return resampled(product.luma, box, size), np.asarray(cv2.erode(alpha, side, borderValue=0))
+
+
+def _moved(placement: Placement, frame: Frame, move: tuple[float, ...]) -> Placement:
+    """Moved by (px along x, more of it at the ends, px along y, more of it at the ends) of the frame."""
+    x, y, scale_x, scale_y = placement.x, placement.y, placement.scale_x, placement.scale_y
+    a, b, c, d = (min(max(value, -MOST), MOST) for value in move)
+    wider, higher = 1 + 2 * b / (frame[2] - frame[0]), 1 + 2 * d / (frame[3] - frame[1])
+    return Placement(
+        frame[0] + a - b + (x - frame[0]) * wider,
+        frame[1] + c - d + (y - frame[1]) * higher,
+        scale_x * wider,
+        scale_y * higher,
+    )
+
+
+class _Closely:
+    """What is left over when place, light and sharpness are fitted at the result's resolution."""
+
+    error: Array
+    busy: Array  # squared levels per px
+    move: tuple[float, ...]
+
+    def __init__(self, levels: Levels, picture: Levels, solid: Levels) -> None:
+        import numpy as np
+
+        inside = (solid > 0).astype(np.float32)
+        own, seen = levels.astype(np.float32), picture.astype(np.float32)
+        height, width = own.shape
+        slope_x, slope_y = slopes(own)
+        smooth = _mean(own, 3)
+        detail, wider = own - smooth, smooth - _mean(smooth, 3)
+        self.busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
+        textured, flat = (np.flatnonzero(each) for each in (self.busy > FLAT**2, (self.busy <= FLAT**2) & (inside > 0)))
+        chosen = np.concatenate(
+            [textured[:: max(1, textured.size // SAMPLES)], flat[:: max(1, 4 * flat.size // SAMPLES)]]
+        )
+        row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
+        column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
+        steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
+        columns = np.stack(
+            [
+                -steep_x,
+                -steep_x * row[chosen % width],
+                -steep_y,
+                -steep_y * column.ravel()[chosen // width],
+                own.ravel()[chosen],
+                detail.ravel()[chosen],
+                wider.ravel()[chosen],
+            ],
+            axis=1,
+        )
+        usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * self.busy.ravel()[chosen])
+        estimate, _ = estimated(columns, (seen - own).ravel()[chosen], usual)
+        self.move = tuple(float(value) for value in estimate[:4])
+        a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
+        expected = own * (1 + light) - slope_x * (a + b * row) - slope_y * (c + d * column)
+        expected += sharper * detail + wider_still * wider
+        error = (seen - np.clip(expected, 0, 255)) * inside
+        shading = _mean(error, SHADING) / np.maximum(_mean(inside, SHADING), np.float32(0.05))
+        self.error = (error - shading) * inside
+
+
+def _energy(error: Array) -> Array:
+    """Squared levels of error around every pixel."""
+    import cv2
+
+    along = _mean(error, STROKE)
+    return _mean(cv2.multiply(along, along), GLYPH)
+
+
+def _mean(values: Array, side: int) -> Array:
+    import cv2
+
+    return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE)
