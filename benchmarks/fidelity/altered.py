@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from airflow_provider_bgai.sandbox import paint
-from benchmarks.fidelity.scenes import Random, cut_out
+from benchmarks.fidelity.scenes import Random, cut_out, solid
 
 
 def part(product: Image.Image, random: Random, least: float, most: float, *, detailed: bool) -> Image.Image:
@@ -47,14 +47,6 @@ def over(product: Image.Image, changed: Image.Image, mask: Image.Image) -> Image
     mixed = Image.composite(changed, product.convert("RGB"), mask)
     mixed.putalpha(product.getchannel("A"))
     return mixed
-
-
-def solid(product: Image.Image) -> Image.Image:
-    """The product's colours continued under what is transparent, so that blurring mixes no foreign colour in."""
-    colour = product.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    canvas = Image.new("RGB", product.size, colour[:3])  # type: ignore[index]
-    canvas.paste(product, mask=product)
-    return canvas
 
 
 def blurred_label(product: Image.Image, random: Random, others: list[Path]) -> Image.Image:

@@ -16,8 +16,30 @@ Random = np.random.Generator
 
 @lru_cache(maxsize=160)
 def cut_out(path: Path) -> Image.Image:
+    """A product. A photograph without transparency is taken for a print on a box with round corners."""
     with Image.open(path) as picture:
-        return picture.convert("RGBA")
+        product = picture.convert("RGBA")
+    if product.getchannel("A").getextrema()[0] == 255:
+        product.thumbnail((900, 900))
+        width, height = product.size
+        box = (width // 12, height // 12, width - width // 12, height - height // 12)
+        shape = Image.new("L", (2 * width, 2 * height))
+        ImageDraw.Draw(shape).rounded_rectangle([2 * side for side in box], min(width, height) // 10, 255)
+        product.putalpha(shape.resize(product.size, Image.Resampling.BOX))
+    return product
+
+
+def enlarged(product: Image.Image, random: Random) -> Image.Image:
+    """As large as shops' pictures are: 600 to 1,600 px."""
+    return paint.scaled(product, random.uniform(600, 1600) / max(product.size))
+
+
+def solid(product: Image.Image) -> Image.Image:
+    """The product's colours continued under what is transparent, so that blurring mixes no foreign colour in."""
+    colour = product.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    canvas = Image.new("RGB", product.size, colour[:3])  # type: ignore[index]
+    canvas.paste(product, mask=product)
+    return canvas
 
 
 def background(size: tuple[int, int], product: Image.Image, random: Random) -> Image.Image:
@@ -70,10 +92,31 @@ def relit(picture: Image.Image, random: Random) -> Image.Image:
     return ImageEnhance.Brightness(picture).enhance(random.uniform(0.94, 1.06))
 
 
-def scaled(picture: Image.Image, random: Random) -> Image.Image:
-    """The whole canvas, to a third up to 1.6 times, by one of four filters."""
-    factor = random.uniform(0.35, 1.0) if random.random() < 0.75 else random.uniform(1.0, 1.6)
-    factor = max(factor, 120 / max(picture.size))
+def tinted(picture: Image.Image, random: Random) -> Image.Image:
+    """Warmer or cooler by up to 3 % a channel."""
+    gains = 1 + random.uniform(-0.03, 0.03, 3).astype(np.float32)
+    return Image.fromarray(np.clip(np.asarray(picture) * gains + 0.5, 0, 255).astype(np.uint8), "RGB")
+
+
+def feathered(product: Image.Image, random: Random) -> Image.Image:
+    """The rim made anew by up to 2 px: inwards, or to both sides with the product's colours drawn out."""
+    blur = ImageFilter.GaussianBlur(random.uniform(0.5, 2.0))
+    alpha = product.getchannel("A")
+    if random.random() < 0.5:
+        changed = product.copy()
+        changed.putalpha(ImageChops.darker(alpha, alpha.filter(blur)))
+        return changed
+    wide = product.convert("RGBa").filter(ImageFilter.GaussianBlur(3)).convert("RGBA").convert("RGB")
+    wide.paste(product, mask=product)
+    wide.putalpha(alpha.filter(blur))
+    return wide
+
+
+def scaled(picture: Image.Image, random: Random, factor: float | None = None) -> Image.Image:
+    """The whole canvas, to a third up to 1.6 times (or as told), by one of four filters."""
+    if factor is None:
+        factor = random.uniform(0.35, 1.0) if random.random() < 0.75 else random.uniform(1.0, 1.6)
+        factor = max(factor, 120 / max(picture.size))
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     kinds = [Image.Resampling.LANCZOS, Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.HAMMING]
     return picture.resize(size, kinds[int(random.integers(4))])
@@ -97,15 +140,18 @@ def painted(product: Image.Image, random: Random, *, shadow: bool = False) -> Im
     return behind
 
 
-def moved(product: Image.Image, random: Random, *, shadow: bool = False) -> Image.Image:
-    """The product scaled and moved on a canvas of another shape."""
+def moved(
+    product: Image.Image, random: Random, factor: float | None = None, *, shadow: bool = False
+) -> Image.Image:
+    """The product scaled (as told, or as it fits) and moved on a canvas of another shape."""
     box = product.getchannel("A").getbbox()
     assert box is not None
     subject = product.crop(box)
     canvas = (int(random.uniform(0.7, 1.5) * product.width), int(random.uniform(0.7, 1.5) * product.height))
     room = random.uniform(0.4, 0.97)
-    factor = min(canvas[0] * room / subject.width, canvas[1] * room / subject.height)
-    factor = max(factor, 64 / max(subject.size)) if random.random() < 0.8 else 1.0
+    if factor is None:
+        factor = min(canvas[0] * room / subject.width, canvas[1] * room / subject.height)
+        factor = max(factor, 64 / max(subject.size)) if random.random() < 0.8 else 1.0
     canvas = (max(canvas[0], int(subject.width * factor) + 4), max(canvas[1], int(subject.height * factor) + 4))
     subject = paint.scaled(subject, factor)
     layer = Image.new("RGBA", canvas)
