@@ -120,7 +120,10 @@ def _ink(ground: tuple[int, ...], random: Random) -> tuple[int, int, int]:
             ink = (grey, grey, grey)
         else:
             ink = _colour(random)
-        if abs(sum(weight * (a - b) for weight, a, b in zip((0.299, 0.587, 0.114), ink, ground, strict=True))) >= CONTRAST:
+        if (
+            abs(sum(weight * (a - b) for weight, a, b in zip((0.299, 0.587, 0.114), ink, ground, strict=True)))
+            >= CONTRAST
+        ):
             return ink
 
 
@@ -138,7 +141,10 @@ def one_character(it: Label, random: Random) -> tuple[int, Image.Image] | None:
             assert box is not None
             part = own.mask.crop(box)
             changed = Image.new("L", own.mask.size)
-            changed.paste(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if kind == "mirrored" else garbled(part, random), box[:2])
+            changed.paste(
+                part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if kind == "mirrored" else garbled(part, random),
+                box[:2],
+            )
         box = own.mask.getbbox()
         assert box is not None
         before, after = (np.asarray(each.crop(box), np.int16) for each in (own.mask, changed))

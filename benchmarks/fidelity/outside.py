@@ -1,6 +1,7 @@
 """Outside the product's outline: what must not happen there (grown, parts, twins), and honest scenes that look like it.
 
-``GROWN`` and ``SURROUNDED`` name all the ways; each gives a whole picture, because outside is where the scene is.
+``GROWN`` and ``SURROUNDED`` name all the ways; each gives a whole picture, because outside is where the scene is, or
+None where nothing of it would be seen.
 Photographs to stand before are taken from the folder that the environment names as ``BGAI_PHOTOGRAPHS``, such as
 ``skimage/data`` of scikit-image's wheel; without one, scenes are painted.
 """
@@ -100,16 +101,16 @@ def shown(layer: Image.Image, random: Random, invented: Image.Image | None = Non
 # What a generator does to a product outside its outline
 
 
-def grown_rim(product: Image.Image, random: Random, others: list[Path]) -> Image.Image:
+def grown_rim(product: Image.Image, random: Random, others: list[Path]) -> Image.Image | None:
     """The silhouette wider by 2 to 8 % of the product's size (4 px): its colours go on, mirrored, smeared or enlarged.
 
     At least 2 % of its area more is seen.
     """
-    while True:
-        layer = arranged(product, random, 0.4, 0.8)
-        picture, seen = shown(layer, random, _rim(layer, random))
-        if seen >= 0.02:
-            return picture
+    if not opaque_rim(product):
+        return None
+    layer = arranged(product, random, 0.4, 0.8)
+    picture, seen = shown(layer, random, _rim(layer, random))
+    return picture if seen >= 0.02 else None
 
 
 def _rim(layer: Image.Image, random: Random) -> Image.Image:
@@ -130,13 +131,13 @@ def _rim(layer: Image.Image, random: Random) -> Image.Image:
     return _coloured(layer, rows, columns, np.clip(reach - far, 0, 1), random)
 
 
-def invented_part(product: Image.Image, random: Random, others: list[Path]) -> Image.Image:
+def invented_part(product: Image.Image, random: Random, others: list[Path]) -> Image.Image | None:
     """A handle, a spout, a foot or a cap of 2 to 10 % of the product's area, in its colours; 2 % are seen."""
-    while True:
-        layer = arranged(product, random, 0.4, 0.7)
-        picture, seen = shown(layer, random, _attached(layer, random))
-        if seen >= 0.02:
-            return picture
+    if not opaque_rim(product):
+        return None
+    layer = arranged(product, random, 0.4, 0.7)
+    picture, seen = shown(layer, random, _attached(layer, random))
+    return picture if seen >= 0.02 else None
 
 
 def _attached(layer: Image.Image, random: Random) -> Image.Image:
@@ -159,14 +160,12 @@ def _attached(layer: Image.Image, random: Random) -> Image.Image:
     return _coloured(layer, nearest_y, nearest_x, mask, random, shade=shade)
 
 
-def second_copy(product: Image.Image, random: Random, others: list[Path]) -> Image.Image:
+def second_copy(product: Image.Image, random: Random, others: list[Path]) -> Image.Image | None:
     """The product once more in the scene, 0.3 to 1.2 times as large, mirrored or turned a little, over half seen."""
-    while True:
-        layer = arranged(product, random, 0.35, 0.6)
-        twin, share = _twin(layer, random)
-        picture, seen = shown(layer, random, twin)
-        if seen >= 0.55 * share:
-            return picture
+    layer = arranged(product, random, 0.35, 0.6)
+    twin, share = _twin(layer, random)
+    picture, seen = shown(layer, random, twin)
+    return picture if seen >= 0.55 * share else None
 
 
 def _twin(layer: Image.Image, random: Random) -> tuple[Image.Image, float]:
@@ -210,7 +209,7 @@ def _from(layer: Image.Image, inset: float) -> tuple[Array, NDArray[np.intp], ND
     rows, columns = np.nonzero(core)
     order = np.zeros(int(labels.max()) + 1, np.intp)
     order[labels[rows, columns]] = np.arange(rows.size)
-    return far, rows[order[labels]], columns[order[labels]]
+    return np.asarray(far, np.float32), rows[order[labels]], columns[order[labels]]
 
 
 def _enlarged(layer: Image.Image, factor: float) -> Image.Image:
@@ -234,10 +233,11 @@ def _coloured(
 ) -> Image.Image:
     """A layer in colours fetched from the product, smoothed a little along the way, with a little grain."""
     own = np.asarray(layer)[..., :3]
-    colours = cv2.GaussianBlur(own[rows, columns].astype(np.float32), (0, 0), random.uniform(0.6, 2.0))
+    blur = random.uniform(0.6, 2.0)
+    colours: Array = np.asarray(cv2.GaussianBlur(own[rows, columns].astype(np.float32), (0, 0), blur), np.float32)
     if shade is not None:
-        colours *= shade[..., None]
-    colours += random.normal(0, random.uniform(0, 3), colours.shape).astype(np.float32)
+        colours = colours * shade[..., None]
+    colours = colours + random.normal(0, random.uniform(0, 3), colours.shape)
     picture = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8), "RGB")
     picture.putalpha(Image.fromarray((np.clip(mask, 0, 1) * 255).astype(np.uint8), "L"))
     return picture
@@ -277,10 +277,10 @@ def _part(size: tuple[int, int], at: Array, normal: Array, area: float, random: 
         bow = [(radius * np.cos(turn), radius * np.sin(turn)) for turn in angles]
         dome = points([(-radius / 2, -radius), *bow, (-radius / 2, radius)])
         cv2.fillPoly(canvas, [dome], 255, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(canvas.astype(np.float32) / 255, (0, 0), 0.6)
+    return np.asarray(cv2.GaussianBlur(canvas.astype(np.float32) / 255, (0, 0), 0.6), np.float32)
 
 
-GROWN: dict[str, Callable[[Image.Image, Random, list[Path]], Image.Image]] = {
+GROWN: dict[str, Callable[[Image.Image, Random, list[Path]], Image.Image | None]] = {
     "grown rim": grown_rim,
     "invented part": invented_part,
     "second copy": second_copy,

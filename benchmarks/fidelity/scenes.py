@@ -140,9 +140,7 @@ def painted(product: Image.Image, random: Random, *, shadow: bool = False) -> Im
     return behind
 
 
-def moved(
-    product: Image.Image, random: Random, factor: float | None = None, *, shadow: bool = False
-) -> Image.Image:
+def moved(product: Image.Image, random: Random, factor: float | None = None, *, shadow: bool = False) -> Image.Image:
     """The product scaled (as told, or as it fits) and moved on a canvas of another shape."""
     box = product.getchannel("A").getbbox()
     assert box is not None

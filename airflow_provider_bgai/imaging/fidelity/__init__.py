@@ -1,11 +1,11 @@
 """Is the product still the product? Finds the cut-out in what a vendor made of it, and compares the opaque pixels.
 
 A vendor may encode anew, resample, sharpen a little, change the light a little, scale and move the product: all that
-is estimated and allowed for. What is left over beyond the error expected of it is an alteration.
+is estimated and allowed for. What is left over beyond the error expected of it is an alteration. Around a product that
+is unchanged is looked for what continues it past its outline, and for copies of it.
 
-What is not seen: anything outside the product's outline (a shadow, but also a product painted larger than it is),
-and what is translucent in the source. Where a product is shown at less than some 64 px, heavy re-encoding (JPEG below
-quality 85) may pass for an alteration.
+What is not seen: what is translucent in the source. Where a product is shown at less than some 64 px, heavy
+re-encoding (JPEG below quality 85) may pass for an alteration.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.fit import COARSE, FINE, Fit, fitted, misfit, polished, refined
 from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged
+from airflow_provider_bgai.imaging.fidelity.outside import judged_outside
 from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
 
@@ -39,10 +40,33 @@ def compare(
     """
     product = Product(source)
     picture = _opaque(result)
+    verdict = _inside(source, product, picture, hint, thresholds)
+    return judged_outside(product, picture, verdict, thresholds) if verdict.faithful else verdict
+
+
+def _inside(
+    source: Image.Image,
+    product: Product,
+    picture: Image.Image,
+    hint: tuple[int, int, int, int] | None,
+    thresholds: Thresholds,
+) -> Verdict:
     if _same_pixels(source, picture):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
-        nothing = dict.fromkeys(("delta_e", "delta_e_local", "hue", "altered", "light", "stretch"), 0.0)
-        return Verdict(True, (), placement, psnr=HIGHEST_PSNR, sharpness=1.0, coverage=1.0, **nothing)
+        return Verdict(
+            faithful=True,
+            reasons=(),
+            placement=placement,
+            psnr=HIGHEST_PSNR,
+            delta_e=0.0,
+            delta_e_local=0.0,
+            hue=0.0,
+            altered=0.0,
+            light=0.0,
+            sharpness=1.0,
+            stretch=0.0,
+            coverage=1.0,
+        )
     fits: list[Fit] = []
     for placement in likely(product, picture, hint):
         # The exact placement first: a result that needs no fitting is not to be moved by a hundredth of a pixel.
@@ -53,7 +77,7 @@ def compare(
         fits.append(fit)
     rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
-        return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
+        return Verdict(False, (f"the result is too small to show the product: {picture.width} x {picture.height} px",))
     best = min((refined(product, picture, each) for each in rough[:5]), key=misfit)
     fits.append(polished(product, picture, best))
     return judged(min(fits, key=misfit), thresholds)

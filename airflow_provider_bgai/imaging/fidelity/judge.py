@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_bgai.imaging.fidelity.colour import delta_e, lab
 from airflow_provider_bgai.imaging.fidelity.fit import Fit, lit
 from airflow_provider_bgai.imaging.fidelity.product import FEWEST, Placement
+from airflow_provider_bgai.imaging.fidelity.surroundings import Outline
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.product import Array
@@ -34,6 +35,8 @@ class Thresholds:
     :param min_sharpness: detail kept over the whole product, 1 as in the source, 0 none.
     :param max_stretch: change of proportions, as a share: |width / height - 1|.
     :param min_coverage: share of the product that lies inside the result's frame, 0 to 1.
+    :param max_growth: what continues the product past its outline, as a share of its area.
+    :param max_copies: how many more of the product the scene may show.
     """
 
     min_psnr: float = 18.0
@@ -45,6 +48,8 @@ class Thresholds:
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
     min_coverage: float = 0.985
+    max_growth: float = 0.01
+    max_copies: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -57,7 +62,11 @@ USUAL = Thresholds()
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all."""
+    """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all.
+
+    ``growth`` and ``copies`` are looked for where the product itself is within the limits; ``outlines``: of what was
+    found beyond a limit there.
+    """
 
     faithful: bool
     reasons: tuple[str, ...]
@@ -71,6 +80,9 @@ class Verdict:
     sharpness: float | None = None
     stretch: float | None = None
     coverage: float | None = None
+    growth: float | None = None
+    copies: int | None = None
+    outlines: tuple[Outline, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,4 +1,4 @@
-"""The product's place in a result with what is around it, small: colours, which of it is the product's, what is seen."""
+"""The product's place in a result with what is around it, small: colours, what is the product's, what is in frame."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
     from airflow_provider_bgai.imaging.fidelity.product import Array, Placement, Product
 
     Mask = NDArray[np.bool_]
+    Levels = NDArray[np.uint8]
+
+Outline = tuple[tuple[int, int], ...]
+"""Corners of a polygon, in thousandths of the result's width and height."""
 
 LEAST, LONGEST = 96, 208  # px, longer side of the product in the view
 AROUND = 0.4  # of it: what is seen on each side
@@ -27,8 +30,8 @@ ALIKE = 7.0  # CIELAB: up to which a colour counts as the same
 class Surroundings:
     """A view of the result: the product, and on each side ``AROUND`` of its size."""
 
-    rgb: NDArray[np.uint8]
-    alpha: NDArray[np.uint8]  # the cut-out's, where it lies
+    rgb: Levels
+    alpha: Levels  # the cut-out's, where it lies
     within: Mask  # in the result's frame
     size: int  # px of the view, longer side of the product
     corner: tuple[float, float]  # of the view, in px of the result
@@ -58,7 +61,7 @@ class Surroundings:
         colours = cv2.remap(self.rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.remap(self.alpha, x, y, cv2.INTER_LINEAR)
         within = cv2.remap(self.within.astype(np.uint8), x, y, cv2.INTER_NEAREST)
-        return _lab(colours), alpha, within > 0
+        return _lab(np.asarray(colours)), np.asarray(alpha, np.float32), np.asarray(within > 0)
 
     def elsewhere(self, part: Mask) -> float:
         """The share of the surroundings, away from this part, that has its colour."""
@@ -73,7 +76,7 @@ class Surroundings:
         colour = np.median(self.colours[part], axis=0)
         return float((difference(others[:: math.ceil(len(others) / 3000)], colour) < ALIKE).mean())
 
-    def outlines(self, mask: Mask) -> Iterator[tuple[tuple[int, int], ...]]:
+    def outlines(self, mask: Mask) -> Iterator[Outline]:
         """Of what is in a mask: polygons in thousandths of the result's sides, the largest first, a dozen at most."""
         import cv2
         import numpy as np
@@ -94,10 +97,10 @@ class Surroundings:
         return across, down
 
 
-def looked_around(product: Product, picture: Image.Image, placement: Placement) -> Surroundings | None:
+def looked_around(product: Product, picture: Levels, placement: Placement) -> Surroundings | None:
     """The view; None where the product is too small in the result to look around it."""
+    import cv2
     import numpy as np
-    from PIL import Image
 
     left, top, right, bottom = product.box_at(placement)
     longest = max(right - left, bottom - top)
@@ -108,30 +111,47 @@ def looked_around(product: Product, picture: Image.Image, placement: Placement) 
     margin = math.ceil(AROUND * max(width, height))
     step = (right - left) / width, (bottom - top) / height
     corner = left - margin * step[0], top - margin * step[1]
-    shape = height + 2 * margin, width + 2 * margin
-    # What of the view lies in the frame, in whole px of the view.
-    first = [max(0, math.ceil(-corner[axis] / step[axis])) for axis in (0, 1)]
-    last = [
-        min(shape[1 - axis], math.floor((side - corner[axis]) / step[axis])) for axis, side in enumerate(picture.size)
+    size = width + 2 * margin, height + 2 * margin
+    inside = [
+        (places >= 0) & (places <= side)
+        for places, side in (
+            (corner[axis] + (np.arange(size[axis]) + 0.5) * step[axis], picture.shape[1 - axis]) for axis in (0, 1)
+        )
     ]
-    if last[0] - first[0] < 8 or last[1] - first[1] < 8:
-        return None
-    box = tuple(corner[axis] + end[axis] * step[axis] for end in (first, last) for axis in (0, 1))
-    inside = (max(0.0, box[0]), max(0.0, box[1]), min(float(picture.width), box[2]), min(float(picture.height), box[3]))
-    size = last[0] - first[0], last[1] - first[1]
-    seen = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, inside, reducing_gap=2))
-    rest = ((first[1], shape[0] - last[1]), (first[0], shape[1] - last[0]))
-    within = np.pad(np.ones(seen.shape[:2], bool), rest)
-    own = product.cut.getchannel("A").resize((width, height), Image.Resampling.BOX, reducing_gap=2)
+    own = cv2.resize(np.asarray(product.cut)[..., 3], (width, height), interpolation=cv2.INTER_AREA)
     return Surroundings(
-        rgb=np.pad(seen, (*rest, (0, 0)), mode="edge"),
-        alpha=np.pad(np.asarray(own), margin),
-        within=within,
+        rgb=_window(picture, corner, step, size),
+        alpha=np.pad(own, margin),
+        within=inside[1][:, None] & inside[0][None],
         size=max(width, height),
         corner=corner,
         step=step,
-        frame=picture.size,
+        frame=(picture.shape[1], picture.shape[0]),
     )
+
+
+def _window(picture: Levels, corner: tuple[float, float], step: tuple[float, float], size: tuple[int, int]) -> Levels:
+    """A part of a picture at another size; beyond the frame its rim goes on."""
+    import cv2
+    import numpy as np
+
+    whole = max(1, round(min(step)))  # reduced by a whole number first, because bilinear samples would skip px
+    first = [max(0, math.floor(corner[axis]) - whole) for axis in (0, 1)]
+    last = [
+        min(picture.shape[1 - axis], math.ceil(corner[axis] + size[axis] * step[axis]) + 2 * whole) for axis in (0, 1)
+    ]
+    part = picture[first[1] : last[1], first[0] : last[0]]
+    if whole > 1:
+        part = part[: part.shape[0] // whole * whole, : part.shape[1] // whole * whole]
+        size_ = part.shape[1] // whole, part.shape[0] // whole
+        part = np.asarray(cv2.resize(part, size_, interpolation=cv2.INTER_AREA), np.uint8)
+    rows = [
+        [step[0] / whole, 0, (corner[0] + step[0] / 2 - first[0]) / whole - 0.5],
+        [0, step[1] / whole, (corner[1] + step[1] / 2 - first[1]) / whole - 0.5],
+    ]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(part, np.array(rows), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(seen, np.uint8)
 
 
 def difference(first: Array, second: Array) -> Array:
@@ -141,7 +161,7 @@ def difference(first: Array, second: Array) -> Array:
     return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
 
 
-def _lab(rgb: NDArray[np.uint8]) -> Array:
+def _lab(rgb: NDArray[Any]) -> Array:
     import cv2
     import numpy as np
 
