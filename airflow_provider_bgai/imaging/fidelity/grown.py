@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.imaging.fidelity.surroundings import Outline, Surroundings, difference, looked_around
+from airflow_provider_bgai.imaging.fidelity.surroundings import ALIKE, Outline, Surroundings, difference, looked_around
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DEPTHS = (1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 9.0)  # px inside the outline at which the product's colours are taken
 SOLID = 200  # alpha from which they are its own
 BAND = 2.2  # px about the outline that encoding and resampling mix
+LIGHTLY = (0.7, 1.0, 1.0)  # what L*, a* and b* count where light may differ
 SAME, OTHER = 7.0, 18.0  # CIELAB: up to which colours go on, from which an edge is certain
 EDGE = 10.0  # CIELAB: an edge at which something ends
 REACH = 0.12  # of the product's size: how wide a rim may have grown
@@ -100,7 +101,7 @@ def _rim(view: Surroundings) -> Rim | None:
     own, alpha, _ = view.sampled(points, normals, [-depth for depth in DEPTHS])
     opaque = alpha >= SOLID
     own = np.where(opaque[..., None], own, np.float32(1e4))
-    outside, alpha, within = view.sampled(points, normals, [BAND + 0.3, BAND + 1.3])
+    outside, alpha, within = view.sampled(points, normals, [BAND, BAND + 0.8])
     usable = np.asarray((alpha < 20).all(1) & within.all(1) & opaque.any(1))
     step = difference(outside[:, :, None], own[:, None]).min(2).mean(1)
     numbers = np.repeat(np.arange(len(lines)), [len(each) for each in lines])
@@ -118,6 +119,7 @@ def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
     for first in range(0, len(going_on), 512):
         some = going_on[first : first + 512]
         width[some] = _width(view, rim.points[some], rim.normals[some], reach)
+    around = np.count_nonzero(width) > 0.4 * np.count_nonzero(rim.usable)
     for number in range(int(rim.line.max()) + 1):
         line = np.flatnonzero(rim.line == number)
         for start, length in _runs(width[line]):
@@ -129,7 +131,7 @@ def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
             shape = np.concatenate([rim.points[run], outer[::-1]]).round().astype(np.int32)
             cv2.fillPoly(mask, [shape], 1)
             grown_here = (mask > 0) & view.outside
-            if grown_here.any() and view.elsewhere(grown_here) < ELSEWHERE:
+            if grown_here.any() and (around or view.elsewhere(grown_here) < ELSEWHERE):
                 yield grown_here
 
 
@@ -200,8 +202,8 @@ def _parts(view: Surroundings, rim: Rim) -> Iterator[Mask]:
             and contrast > 6
             and steep > 0.16
             and float(np.median(steps)) < min(6.0, 1 + contrast / 6)
-            and _likeness(colours[part], rim, touching) > 0.45
-            and view.elsewhere(part) < ELSEWHERE
+            and _likeness(colours[part], rim, touching) > 0.4
+            and view.elsewhere(part, min(ALIKE, contrast / 2)) < ELSEWHERE
         ):
             yield part
 
@@ -234,10 +236,12 @@ def _flooded(view: Surroundings, rim: Rim) -> tuple[Levels, Array, Array]:
     thin = (far < BAND) & (view.alpha < 128)
     nearest = order[labels[thin]]
     water[thin] = np.where(certain[nearest], 2, np.where(rim.continued[nearest], 1, 0))
-    border = np.zeros(view.alpha.shape, bool)
-    border[:2] = border[-2:] = border[:, :2] = border[:, -2:] = True
-    beside = cv2.erode(view.within.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) == 0
-    water[(border | (beside & (far > 0.1 * view.size))) & ~band] = 2
+    if np.count_nonzero(certain) < 0.5 * np.count_nonzero(rim.usable):
+        # Where the rim hardly tells what lies behind, what is farthest away does.
+        border = np.zeros(view.alpha.shape, bool)
+        border[:2] = border[-2:] = border[:, :2] = border[:, -2:] = True
+        beside = cv2.erode(view.within.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) == 0
+        water[(border | (beside & (far > 0.1 * view.size))) & ~band] = 2
     bytes_ = np.clip(np.asarray(work) * 2 + np.array([0, 128, 128]), 0, 255).astype(np.uint8)
     cv2.watershed(bytes_, water)
     reached = ((water == 1) & ~band & view.outside).astype(np.uint8)
@@ -269,7 +273,7 @@ def _border(view: Surroundings, part: Mask, far: Array, slope: Array) -> tuple[f
     contrast = difference(sides[0], sides[1])
     steep = cv2.dilate(slope, np.ones((3, 3), np.uint8))[known] / np.maximum(contrast, 1)
     share = float(np.count_nonzero(known) / np.count_nonzero(ring))
-    return float(np.quantile(contrast, 0.2)), float(np.median(steep)), share
+    return float(np.quantile(contrast, 0.3)), float(np.median(steep)), share
 
 
 def _slope(colours: Array) -> Array:
@@ -283,12 +287,10 @@ def _slope(colours: Array) -> Array:
 
 def _likeness(colours: Array, rim: Rim, touching: Mask) -> float:
     """The share of a part's px that have colours of the product where it touches, in whatever light."""
-    import numpy as np
 
     own = rim.own[touching & rim.continued].reshape(-1, 3)
     own = own[own[:, 0] < 1e3]
     if not len(own):
         return 0.0
     own, some = own[:: math.ceil(len(own) / 60)], colours[:: math.ceil(len(colours) / 400)]
-    lightly = np.array([0.6, 1, 1], np.float32)
-    return float((difference(some[:, None] * lightly, own[None] * lightly).min(1) < 8).mean())
+    return float((difference(some[:, None] * LIGHTLY, own[None] * LIGHTLY).min(1) < 9).mean())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_bgai.imaging.fidelity.copies import repeated
 from airflow_provider_bgai.imaging.fidelity.grown import grown
 
 if TYPE_CHECKING:
@@ -32,11 +33,19 @@ def judged_outside(product: Product, picture: Image.Image, verdict: Verdict, lim
         where = _where(growth.outlines, product, picture, verdict.placement)
         reasons.append(f"the product has grown by {growth.share:.1%} {where} (at most {limits.max_growth:.1%})")
         outlines += growth.outlines
+    copies = repeated(product, pixels, verdict.placement)
+    if copies.count > limits.max_copies:
+        where = _where(copies.outlines, product, picture, verdict.placement)
+        reasons.append(
+            f"the scene shows the product {copies.count} more time(s), {where} (at most {limits.max_copies})"
+        )
+        outlines += copies.outlines
     return replace(
         verdict,
         faithful=not reasons,
         reasons=(*verdict.reasons, *reasons),
         growth=growth.share,
+        copies=copies.count,
         outlines=tuple(outlines),
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Outline = tuple[tuple[int, int], ...]
 """Corners of a polygon, in thousandths of the result's width and height."""
 
-LEAST, LONGEST = 96, 208  # px, longer side of the product in the view
+SIZE, ENLARGED = 240, 1.5  # px, longer side of the product in the view, for which it is enlarged so many times at most
 AROUND = 0.4  # of it: what is seen on each side
 FEWEST = 24  # px of the product in the result, below which nothing is looked for around it
 ALIKE = 7.0  # CIELAB: up to which a colour counts as the same
@@ -41,7 +41,7 @@ class Surroundings:
     @cached_property
     def colours(self) -> Array:
         """L*, a*, b*."""
-        return _lab(self.rgb)
+        return lab(self.rgb)
 
     @cached_property
     def outside(self) -> Mask:
@@ -61,10 +61,10 @@ class Surroundings:
         colours = cv2.remap(self.rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.remap(self.alpha, x, y, cv2.INTER_LINEAR)
         within = cv2.remap(self.within.astype(np.uint8), x, y, cv2.INTER_NEAREST)
-        return _lab(np.asarray(colours)), np.asarray(alpha, np.float32), np.asarray(within > 0)
+        return lab(np.asarray(colours)), np.asarray(alpha, np.float32), np.asarray(within > 0)
 
-    def elsewhere(self, part: Mask) -> float:
-        """The share of the surroundings, away from this part, that has its colour."""
+    def elsewhere(self, part: Mask, alike: float = ALIKE) -> float:
+        """The share of the surroundings, away from this part, that has its colour up to ``alike`` (CIELAB)."""
         import cv2
         import numpy as np
 
@@ -74,7 +74,7 @@ class Surroundings:
         if not len(others):
             return 0.0
         colour = np.median(self.colours[part], axis=0)
-        return float((difference(others[:: math.ceil(len(others) / 3000)], colour) < ALIKE).mean())
+        return float((difference(others[:: math.ceil(len(others) / 3000)], colour) < alike).mean())
 
     def outlines(self, mask: Mask) -> Iterator[Outline]:
         """Of what is in a mask: polygons in thousandths of the result's sides, the largest first, a dozen at most."""
@@ -106,7 +106,7 @@ def looked_around(product: Product, picture: Levels, placement: Placement) -> Su
     longest = max(right - left, bottom - top)
     if longest < FEWEST:
         return None
-    scale = min(max(1.0, LEAST / longest), LONGEST / longest)
+    scale = min(ENLARGED, SIZE / longest)
     width, height = max(4, round((right - left) * scale)), max(4, round((bottom - top) * scale))
     margin = math.ceil(AROUND * max(width, height))
     step = (right - left) / width, (bottom - top) / height
@@ -161,7 +161,7 @@ def difference(first: Array, second: Array) -> Array:
     return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
 
 
-def _lab(rgb: NDArray[Any]) -> Array:
+def lab(rgb: NDArray[Any]) -> Array:
     import cv2
     import numpy as np
 
