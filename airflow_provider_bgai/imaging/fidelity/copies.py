@@ -30,7 +30,7 @@ SCALES = tuple(0.28 * 1.17**step for step in range(10))  # of a copy, where the 
 COLOURS = 8  # groups of colours that the product's proportions are told by
 CLOSE = 56  # px, longer side of the product when a place is looked at closely
 LEAST = 20  # px in the result, longer side of a copy
-LIKELY = 0.35  # of the product's colours, in their proportions, from which a place is worth a look
+LIKELY = 0.42  # of the product's colours, in their proportions, from which a place is worth a look
 SHADE = 16.0  # CIELAB, with half of the lightness, up to which a colour may be one of the product in another light
 LOOKED_AT = 4  # places, at most
 PLAIN = 7.0  # CIELAB, standard deviation, up to which a product has no pattern
@@ -73,8 +73,10 @@ def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
         if close.pattern < PLAIN:
             return Copies()
         best = close.fitted(pose)
-        if close.shows(best) and not any(
-            math.hypot(each.x - best.x, each.y - best.y) < 0.35 * each.scale * longest for each in found
+        if (
+            best.scale >= 0.9 * SCALES[0]
+            and close.shows(best)
+            and not any(math.hypot(each.x - best.x, each.y - best.y) < 0.35 * each.scale * longest for each in found)
         ):
             found.append(best)
     frame = picture.shape[1], picture.shape[0]
@@ -98,25 +100,24 @@ def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
     colours, shares = _groups(lab(template[..., :3])[alpha > 200])
     lightly = np.array([0.5, 1, 1], np.float32)
     apart = np.stack([difference(scene * lightly, colour * lightly) for colour in colours])
-    nearest = apart.argmin(0)
-    nearest[apart.min(0) > SHADE] = -1
+    alike = apart < SHADE
     left, top = (max(0, math.floor(edge * ratio) - 1) for edge in box[:2])
     right, bottom = math.ceil(box[2] * ratio) + 1, math.ceil(box[3] * ratio) + 1
     inner = cv2.resize(pixels[..., 3], (max(1, right - left), max(1, bottom - top)), interpolation=cv2.INTER_AREA) > 8
     rows, columns = np.nonzero(cv2.dilate(inner.astype(np.uint8), np.ones((3, 3), np.uint8)))
     good = (rows + top < size[1]) & (columns + left < size[0])
-    nearest[rows[good] + top, columns[good] + left] = -1
+    alike[:, rows[good] + top, columns[good] + left] = False
     filled = float((alpha / 255).mean())
-    if np.count_nonzero(nearest >= 0) < 0.4 * filled * own_size[0] * own_size[1] * SCALES[0] ** 2:
+    if np.count_nonzero(alike.any(0)) < 0.4 * filled * own_size[0] * own_size[1] * SCALES[0] ** 2:
         return
-    ones = [(nearest == group).astype(np.float32) for group in range(len(colours))]
+    ones = [each.astype(np.float32) for each in alike]
     found: list[tuple[float, Pose]] = []
     for scale in SCALES:
         window = max(4, round(own_size[0] * scale)), max(4, round(own_size[1] * scale))
         if max(width, height) * scale < LEAST:
             continue
         area = window[0] * window[1] * filled
-        likely = np.zeros(nearest.shape, np.float32)
+        likely = np.zeros(scene.shape[:2], np.float32)
         for one, share in zip(ones, shares, strict=True):
             count = cv2.boxFilter(one, -1, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
             likely += np.minimum(count / area, share)

@@ -1,4 +1,4 @@
-"""Past the outline: the product continued beyond its silhouette, and parts that were invented onto it.
+"""The product continued beyond its silhouette, and parts that were invented onto it.
 
 The rim of a cut-out is an edge in an honest result, too: what lies behind has nothing of the product. Where there is no
 edge, the product's colours go on; how far, is told by the next edge. What has no such edge (a soft shadow, a white
@@ -200,9 +200,9 @@ def _parts(view: Surroundings, rim: Rim) -> Iterator[Mask]:
         if (
             seen > 0.4
             and contrast > 6
-            and steep > 0.16
-            and float(np.median(steps)) < min(6.0, 1 + contrast / 6)
-            and _likeness(colours[part], rim, touching) > 0.4
+            and steep > 0.19
+            and float(np.median(steps)) < min(4.2, 1 + contrast / 6)
+            and _likeness(colours[part], rim, touching) > 0.5
             and view.elsewhere(part, min(ALIKE, contrast / 2)) < ELSEWHERE
         ):
             yield part
