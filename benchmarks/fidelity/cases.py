@@ -19,8 +19,9 @@ from airflow_provider_bgai.imaging.fidelity import compare
 from benchmarks.fidelity.altered import ALTERED, visible
 from benchmarks.fidelity.honest import HONEST, Pair
 from benchmarks.fidelity.labels import label, one_character
-from benchmarks.fidelity.outside import GROWN, SURROUNDED
+from benchmarks.fidelity.outside import GROWN
 from benchmarks.fidelity.scenes import Random, cut_out, encoded, enlarged, moved, painted, scaled
+from benchmarks.fidelity.surroundings import SURROUNDED
 
 CATALOGUE = Path(__file__).parents[2] / "demo" / "catalogue" / "images"
 MORE = 120

@@ -33,9 +33,9 @@ LIGHTLY = (0.7, 1.0, 1.0)  # what L*, a* and b* count where light may differ
 SAME, OTHER = 7.0, 18.0  # CIELAB: up to which colours go on, from which an edge is certain
 EDGE = 10.0  # CIELAB: an edge at which something ends
 REACH = 0.12  # of the product's size: how wide a rim may have grown
-RUN = 0.05  # of the product's size: the shortest stretch of outline that counts as grown
+RUN = 0.06  # of the product's size: the shortest stretch of outline that counts as grown
 PATCH = 0.006  # of the product's area: the smallest part
-ELSEWHERE = 0.12  # of the surroundings: from this on a colour is that of the scene
+ELSEWHERE = 0.09  # of the surroundings: from this on a colour is that of the scene
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,13 @@ def _parts(view: Surroundings, rim: Rim) -> Iterator[Mask]:
         steps = rim.step[touching]
         if np.count_nonzero(steps < SAME) < max(3, 0.015 * view.size):
             continue
-        contrast, steep, seen = _border(view, part, far, slope)
+        contrast, steep, seen, shadow = _border(view, part, far, slope)
         if (
             seen > 0.4
+            and not shadow
             and contrast > 6
-            and steep > 0.19
-            and float(np.median(steps)) < min(4.2, 1 + contrast / 6)
+            and steep > 0.21
+            and float(np.median(steps)) < min(4.5, 1 + contrast / 6)
             and _likeness(colours[part], rim, touching) > 0.5
             and view.elsewhere(part, min(ALIKE, contrast / 2)) < ELSEWHERE
         ):
@@ -250,8 +251,10 @@ def _flooded(view: Surroundings, rim: Rim) -> tuple[Levels, Array, Array]:
     return opened, np.asarray(far, np.float32), colours
 
 
-def _border(view: Surroundings, part: Mask, far: Array, slope: Array) -> tuple[float, float, float]:
-    """Of what bounds a part away from the product: contrast (CIELAB, of all but a fifth), sharpness, and its share.
+def _border(view: Surroundings, part: Mask, far: Array, slope: Array) -> tuple[float, float, float, bool]:
+    """Of what bounds a part away from the product: contrast (CIELAB, of all but 30 %), sharpness, its share.
+
+    And whether the part may be a shadow: its surroundings, only darker.
 
     Sharpness: steepest slope in px over the contrast; a soft shadow has 0.1.
     """
@@ -268,12 +271,15 @@ def _border(view: Surroundings, part: Mask, far: Array, slope: Array) -> tuple[f
     counts = [cv2.boxFilter(each, -1, (11, 11), normalize=True) for each in (inner, outer)]
     known = ring & (counts[0] > 1e-3) & (counts[1] > 1e-3)
     if np.count_nonzero(known) < 6:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, False
     sides = [np.asarray(total[known] / count[known][:, None]) for total, count in zip(sums, counts, strict=True)]
     contrast = difference(sides[0], sides[1])
     steep = cv2.dilate(slope, np.ones((3, 3), np.uint8))[known] / np.maximum(contrast, 1)
     share = float(np.count_nonzero(known) / np.count_nonzero(ring))
-    return float(np.quantile(contrast, 0.3)), float(np.median(steep)), share
+    light = sides[0][:, 0] / np.maximum(sides[1][:, 0], 1)
+    tint = np.hypot(*(sides[0][:, 1:] - sides[1][:, 1:] * light[:, None]).T)
+    shadow = float(((light < 0.97) & (light > 0.3) & (tint < 5)).mean()) > 0.7
+    return float(np.quantile(contrast, 0.3)), float(np.median(steep)), share, shadow
 
 
 def _slope(colours: Array) -> Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.fidelity import cases
-from benchmarks.fidelity.outside import GROWN, SURROUNDED
+from benchmarks.fidelity.outside import GROWN
+from benchmarks.fidelity.surroundings import SURROUNDED
 
 
 @pytest.mark.parametrize("kind", [*GROWN, *SURROUNDED, "re-encoded", "scaled", "moved", "shadow", "wrong product"])
