@@ -1,7 +1,6 @@
 """What must not happen outside the product's outline: it grows, gets parts, gets a twin. ``GROWN`` names all the ways.
 
-Each gives a whole picture, because outside is where the scene is, or
-None where nothing of it would be seen.
+Each gives a whole picture, because outside is where the scene is, or None where nothing of it would be seen.
 Photographs to stand before are taken from the folder that the environment names as ``BGAI_PHOTOGRAPHS``, such as
 ``skimage/data`` of scikit-image's wheel; without one, scenes are painted.
 """
