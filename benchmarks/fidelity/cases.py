@@ -19,7 +19,9 @@ from airflow_provider_bgai.imaging.fidelity import compare
 from benchmarks.fidelity.altered import ALTERED, visible
 from benchmarks.fidelity.honest import HONEST, Pair
 from benchmarks.fidelity.labels import label, one_character
+from benchmarks.fidelity.outside import GROWN
 from benchmarks.fidelity.scenes import Random, cut_out, encoded, enlarged, moved, painted, scaled
+from benchmarks.fidelity.surroundings import SURROUNDED
 
 CATALOGUE = Path(__file__).parents[2] / "demo" / "catalogue" / "images"
 MORE = 120
@@ -29,7 +31,7 @@ LEGIBLE, LARGE = 8, 40  # px in the result: the height of a character that has t
 
 @dataclass(frozen=True)
 class Group:
-    """What is asked of a group: ``least`` and ``most`` of its cases are flagged, and ``worst`` of those of a kind."""
+    """What is asked of a group of kinds: ``least`` and ``most`` of all its cases are flagged, ``worst`` of a kind."""
 
     least: float = 0.0
     most: float = 1.0
@@ -40,6 +42,8 @@ GROUPS = {
     "honest": Group(most=0.005, worst=0.01),
     "inside": Group(least=0.97),
     "characters": Group(least=0.9),
+    "outside": Group(least=0.9),
+    "surroundings": Group(most=0.005, worst=0.01),
 }
 
 
@@ -102,10 +106,22 @@ def character(product: Image.Image, random: Random, others: list[Path]) -> Pair 
     return printed.on(product), encoded(result, random) if random.random() < 0.7 else result
 
 
+def outside(name: str, product: Image.Image, random: Random, others: list[Path]) -> Pair | None:
+    """Scaled and encoded anew, as a vendor's result is; nothing is seen of what is a few px wide before that."""
+    picture = GROWN[name](product, random, others) if name in GROWN else SURROUNDED[name](product, random)
+    if picture is None:
+        return None
+    if random.random() < 0.3:
+        picture = scaled(picture, random, random.uniform(0.7, 1.4))
+    return product, encoded(picture, random, least=80) if random.random() < 0.6 else picture
+
+
 KINDS: dict[str, Kind] = {
     **{name: Kind("honest", partial(honest, name)) for name in HONEST},
     **{name: Kind("inside", partial(altered, name)) for name in ALTERED},
     "one character": Kind("characters", character),
+    **{name: Kind("outside", partial(outside, name)) for name in GROWN},
+    **{name: Kind("surroundings", partial(outside, name)) for name in SURROUNDED},
 }
 
 

@@ -62,6 +62,23 @@ function show(frame, source, alt, missing) {
   return frame.replaceChildren(image);
 }
 
+// What is too much outside the product, over a picture that lies in its frame as `object-fit: contain` puts it.
+const SVG = "http://www.w3.org/2000/svg";
+function outline(frame, image) {
+  if (!image?.outlines || !frame.querySelector("img")) return;
+  const drawing = document.createElementNS(SVG, "svg");
+  drawing.setAttribute("class", "outlines");
+  drawing.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
+  drawing.setAttribute("role", "img");
+  drawing.setAttribute("aria-label", "Where the picture shows too much");
+  for (const corners of image.outlines) {
+    const shape = document.createElementNS(SVG, "polygon");
+    shape.setAttribute("points", corners.map(([x, y]) => `${x * image.width / 1000},${y * image.height / 1000}`).join(" "));
+    drawing.append(shape);
+  }
+  frame.append(drawing);
+}
+
 const price = (card) => (card.price === undefined ? "price unknown" : `${card.price} ${card.currency}`);
 const seconds = (card) => (card.seconds === undefined ? "" : `${card.seconds.toLocaleString("en", { maximumFractionDigits: 1 })} s`);
 const psnr = (value) => (value === null ? null : value >= IDENTICAL ? "identical" : `PSNR ${value.toFixed(1)} dB`);
@@ -80,6 +97,7 @@ function put_pictures(item, card) {
   const { before, afters } = found;
   show(item.querySelector(".before"), before, "Before", "No source picture");
   show(item.querySelector(".after"), afters[0], "After", "No picture");
+  outline(item.querySelector(".after"), card.images[0]);
   if (afters.length > 1) item.querySelector(".after").append(make("span", "more", `1 of ${afters.length}`));
 }
 
@@ -274,6 +292,7 @@ function choose(card, chosen) {
   const alt = `${name} after, picture ${chosen + 1} of ${afters.length}`;
   show($("view-before"), before, `${name} before`, found ? "No source picture" : "Being read");
   show($("view-after"), afters[chosen], alt, found ? "No picture" : "Being read");
+  outline($("view-after"), card.images[chosen]);
   enlarge($("view-after").querySelector("img"), full(card, chosen), alt);
   const both = Boolean(before && afters.length);
   $("ways").hidden = !both;

@@ -201,6 +201,8 @@ def _say_image(image: Output, layout: Layout) -> dict[str, Any]:
             "psnr": _finite(verdict.psnr),
             "delta_e": _finite(verdict.delta_e),
         }
+        if verdict.outlines:
+            said["outlines"] = [list(map(list, outline)) for outline in verdict.outlines]
     return said
 
 

@@ -3,12 +3,12 @@
 A vendor may encode anew, resample, sharpen a little, change the light a little (each channel by a little more or less),
 feather the rim, scale and move the product: all that is estimated and allowed for. What is left over beyond the error
 expected of it is an alteration: as a share of the product on a grid of at most 512 px, and as one wrong spot, as large
-as a character, at the result's own resolution.
+as a character, at the result's own resolution. Around a product that is unchanged is looked for what continues it past
+its outline, and for copies of it.
 
-What is not seen: anything outside the product's outline (a shadow, but also a product painted larger than it is), what
-is translucent in the source, a character that differs from its ground in hue alone, or by less than some 40 levels, and
-one wrong spot on what is nowhere wider than 7 px. Where a product is shown at less than some 64 px, heavy re-encoding
-(JPEG below quality 85) may pass for an alteration.
+What is not seen: what is translucent in the source, a character that differs from its ground in hue alone, or by less
+than some 40 levels, and one wrong spot on what is nowhere wider than 7 px. Where a product is shown at less than some
+64 px, heavy re-encoding (JPEG below quality 85) may pass for an alteration.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, misfit, polished, refined
 from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
+from airflow_provider_bgai.imaging.fidelity.outside import judged_outside
 from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
 from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
@@ -49,6 +50,13 @@ def compare(
     cv2.setNumThreads(1)  # who lands pictures has threads of their own
     product = Product(source)
     picture = np.asarray(_opaque(result))
+    verdict = _inside(product, picture, hint, thresholds)
+    return judged_outside(product, picture, verdict, thresholds) if verdict.faithful else verdict
+
+
+def _inside(
+    product: Product, picture: Levels, hint: tuple[int, int, int, int] | None, thresholds: Thresholds
+) -> Verdict:
     if _same_pixels(product, picture):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
         return Verdict(
@@ -76,7 +84,8 @@ def compare(
         fits.append(fit)
     rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
     if not rough:
-        return Verdict(False, (f"the result is too small to show the product: {result.width} x {result.height} px",))
+        height, width = picture.shape[:2]
+        return Verdict(False, (f"the result is too small to show the product: {width} x {height} px",))
     near = [refined(product, picture, each) for each in rough[: 12 if product.thin else 5]]
     if product.thin:  # small, it looks like much
         finer = sorted((fitted(product, picture, each.placement, 2 * COARSE) for each in near), key=misfit)

@@ -11,6 +11,7 @@ from airflow_provider_bgai.imaging.fidelity.colour import delta_e
 from airflow_provider_bgai.imaging.fidelity.fit import Fit, lit
 from airflow_provider_bgai.imaging.fidelity.product import FEWEST, Placement
 from airflow_provider_bgai.imaging.fidelity.spot import Spot
+from airflow_provider_bgai.imaging.fidelity.surroundings import Outline
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.product import Array
@@ -38,6 +39,8 @@ class Thresholds:
     :param min_sharpness: detail kept over the whole product, 1 as in the source, 0 none.
     :param max_stretch: change of proportions, as a share: |width / height - 1|.
     :param min_coverage: share of the product that lies inside the result's frame, 0 to 1.
+    :param max_growth: what continues the product past its outline, as a share of its area.
+    :param max_copies: how many more of the product the scene may show.
     """
 
     min_psnr: float = 18.0
@@ -50,6 +53,8 @@ class Thresholds:
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
     min_coverage: float = 0.985
+    max_growth: float = 0.012
+    max_copies: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -64,7 +69,8 @@ USUAL = Thresholds()
 class Verdict:
     """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all.
 
-    ``spot``, and its place in px of the result, is looked for where everything else is within the limits.
+    ``spot``, and its place in px of the result, is looked for where everything else is within the limits; ``growth``
+    and ``copies`` where the product itself is; ``outlines``: of what was found beyond a limit there.
     """
 
     faithful: bool
@@ -82,6 +88,9 @@ class Verdict:
     spot: float | None = None
     spot_x: int | None = None
     spot_y: int | None = None
+    growth: float | None = None
+    copies: int | None = None
+    outlines: tuple[Outline, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

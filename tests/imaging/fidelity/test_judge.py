@@ -27,4 +27,5 @@ def test_a_verdict_goes_through_json():
     verdict = compare(source, jpeg(scene(source)))
     again = json.loads(json.dumps(verdict.as_dict()))
     placement = Placement(**again.pop("placement"))
-    assert Verdict(placement=placement, **{**again, "reasons": tuple(again["reasons"])}) == verdict
+    again |= {name: tuple(again[name]) for name in ("reasons", "outlines")}
+    assert Verdict(placement=placement, **again) == verdict

@@ -1,0 +1,168 @@
+"""The product's place in a result with what is around it, small: colours, what is the product's, what is in frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from airflow_provider_bgai.imaging.fidelity.product import Array, Placement, Product
+
+    Mask = NDArray[np.bool_]
+    Levels = NDArray[np.uint8]
+
+Outline = tuple[tuple[int, int], ...]
+"""Corners of a polygon, in thousandths of the result's width and height."""
+
+SIZE, ENLARGED = 240, 1.5  # px, longer side of the product in the view, for which it is enlarged so many times at most
+AROUND = 0.4  # of it: what is seen on each side
+FEWEST = 24  # px of the product in the result, below which nothing is looked for around it
+ALIKE = 7.0  # CIELAB: up to which a colour counts as the same
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A view of the result: the product, and on each side ``AROUND`` of its size."""
+
+    rgb: Levels
+    alpha: Levels  # the cut-out's, where it lies
+    within: Mask  # in the result's frame
+    size: int  # px of the view, longer side of the product
+    corner: tuple[float, float]  # of the view, in px of the result
+    step: tuple[float, float]  # px of the result per px of the view
+    frame: tuple[int, int]  # px: the result's size
+
+    @cached_property
+    def colours(self) -> Array:
+        """L*, a*, b*."""
+        return lab(self.rgb)
+
+    @cached_property
+    def outside(self) -> Mask:
+        return (self.alpha < 8) & self.within
+
+    def sampled(self, points: NDArray[Any], normals: Array, steps: Sequence[float]) -> tuple[Array, Array, Mask]:
+        """L*, a*, b*, alpha and whether it is in the frame, at these px along the normal of each point."""
+        import cv2
+        import numpy as np
+
+        x, y = (
+            np.ascontiguousarray(
+                (points[:, axis, None] + normals[:, axis, None] * np.array(steps, np.float32)).astype(np.float32)
+            )
+            for axis in (0, 1)
+        )
+        colours = cv2.remap(self.rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.remap(self.alpha, x, y, cv2.INTER_LINEAR)
+        within = cv2.remap(self.within.astype(np.uint8), x, y, cv2.INTER_NEAREST)
+        return lab(np.asarray(colours)), np.asarray(alpha, np.float32), np.asarray(within > 0)
+
+    def elsewhere(self, part: Mask, alike: float = ALIKE) -> float:
+        """The share of the surroundings, away from this part, that has its colour up to ``alike`` (CIELAB)."""
+        import cv2
+        import numpy as np
+
+        around = self.outside & (cv2.dilate(part.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
+        around &= cv2.dilate(self.alpha, np.ones((9, 9), np.uint8)) < 8
+        others = self.colours[around]
+        if not len(others):
+            return 0.0
+        colour = np.median(self.colours[part], axis=0)
+        return float((difference(others[:: math.ceil(len(others) / 3000)], colour) < alike).mean())
+
+    def outlines(self, mask: Mask) -> Iterator[Outline]:
+        """Of what is in a mask: polygons in thousandths of the result's sides, the largest first, a dozen at most."""
+        import cv2
+        import numpy as np
+
+        closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        for contour in sorted(contours, key=cv2.contourArea, reverse=True)[:12]:
+            corners = cv2.approxPolyDP(contour, 1.0, True)[:, 0]
+            corners = corners[:: math.ceil(len(corners) / 40)]
+            if len(corners) >= 3:
+                yield tuple(self._thousandths(x + 0.5, y + 0.5) for x, y in corners)
+
+    def _thousandths(self, x: float, y: float) -> tuple[int, int]:
+        place = (self.corner[axis] + (x, y)[axis] * self.step[axis] for axis in (0, 1))
+        across, down = (
+            min(1000, max(0, round(1000 * each / side))) for each, side in zip(place, self.frame, strict=True)
+        )
+        return across, down
+
+
+def looked_around(product: Product, picture: Levels, placement: Placement) -> Surroundings | None:
+    """The view; None where the product is too small in the result to look around it."""
+    import cv2
+    import numpy as np
+
+    left, top, right, bottom = product.box_at(placement)
+    longest = max(right - left, bottom - top)
+    if longest < FEWEST:
+        return None
+    scale = min(ENLARGED, SIZE / longest)
+    width, height = max(4, round((right - left) * scale)), max(4, round((bottom - top) * scale))
+    margin = math.ceil(AROUND * max(width, height))
+    step = (right - left) / width, (bottom - top) / height
+    corner = left - margin * step[0], top - margin * step[1]
+    size = width + 2 * margin, height + 2 * margin
+    inside = [
+        (places >= 0) & (places <= side)
+        for places, side in (
+            (corner[axis] + (np.arange(size[axis]) + 0.5) * step[axis], picture.shape[1 - axis]) for axis in (0, 1)
+        )
+    ]
+    own = cv2.resize(product.cut[..., 3], (width, height), interpolation=cv2.INTER_AREA)
+    return Surroundings(
+        rgb=_window(picture, corner, step, size),
+        alpha=np.pad(own, margin),
+        within=inside[1][:, None] & inside[0][None],
+        size=max(width, height),
+        corner=corner,
+        step=step,
+        frame=(picture.shape[1], picture.shape[0]),
+    )
+
+
+def _window(picture: Levels, corner: tuple[float, float], step: tuple[float, float], size: tuple[int, int]) -> Levels:
+    """A part of a picture at another size; beyond the frame its rim goes on."""
+    import cv2
+    import numpy as np
+
+    whole = max(1, round(min(step)))  # reduced by a whole number first, because bilinear samples would skip px
+    first = [max(0, math.floor(corner[axis]) - whole) for axis in (0, 1)]
+    last = [
+        min(picture.shape[1 - axis], math.ceil(corner[axis] + size[axis] * step[axis]) + 2 * whole) for axis in (0, 1)
+    ]
+    part = picture[first[1] : last[1], first[0] : last[0]]
+    if whole > 1:
+        part = part[: part.shape[0] // whole * whole, : part.shape[1] // whole * whole]
+        size_ = part.shape[1] // whole, part.shape[0] // whole
+        part = np.asarray(cv2.resize(part, size_, interpolation=cv2.INTER_AREA), np.uint8)
+    rows = [
+        [step[0] / whole, 0, (corner[0] + step[0] / 2 - first[0]) / whole - 0.5],
+        [0, step[1] / whole, (corner[1] + step[1] / 2 - first[1]) / whole - 0.5],
+    ]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(part, np.array(rows), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(seen, np.uint8)
+
+
+def difference(first: Array, second: Array) -> Array:
+    """CIE76 of L*, a*, b* (last axis); plain, because it only says whether there is an edge."""
+    import numpy as np
+
+    return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
+
+
+def lab(rgb: NDArray[Any]) -> Array:
+    import cv2
+    import numpy as np
+
+    return np.asarray(cv2.cvtColor(rgb.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB))

@@ -1,0 +1,147 @@
+"""What is around a product that is itself unchanged: whether it goes on past its outline, and whether it is alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from airflow_provider_bgai.imaging.fidelity import Thresholds, compare
+from airflow_provider_bgai.sandbox import paint
+from tests.imaging.cutouts import box_of, jpeg, product, scene
+
+
+def on_canvas(name: str, room: int = 140) -> Image.Image:
+    """A product with room around it."""
+    source = product(name)
+    subject = source.crop(box_of(source))
+    canvas = Image.new("RGBA", (subject.width + 2 * room, subject.height + 2 * room))
+    canvas.paste(subject, (room, room))
+    return canvas
+
+
+def before(source: Image.Image, *behind: Image.Image) -> Image.Image:
+    """The product in a scene, and between the two what a generator invents."""
+    picture = scene(source)
+    for layer in behind:
+        picture.paste(layer, mask=layer)
+    picture.paste(source, mask=source)
+    return picture
+
+
+def larger(source: Image.Image, factor: float) -> Image.Image:
+    """The product enlarged about its middle, on a canvas of the same size."""
+    left, top, right, bottom = box_of(source)
+    subject = paint.scaled(source.crop((left, top, right, bottom)), factor)
+    canvas = Image.new("RGBA", source.size)
+    canvas.paste(subject, ((left + right - subject.width) // 2, (top + bottom - subject.height) // 2))
+    return canvas
+
+
+@pytest.mark.parametrize("name", ["paper-bag", "porcelain-teapot", "tennis-shoe", "electric-kettle"])
+def test_a_product_painted_larger_than_it_is_is_caught(name):
+    source = on_canvas(name)
+    assert compare(source, before(source)).faithful
+    verdict = compare(source, jpeg(before(source, larger(source, 1.08)), 90))
+    assert not verdict.faithful
+    assert verdict.growth is not None
+    assert 0.02 < verdict.growth < 0.3
+    assert "has grown by" in verdict.reasons[0]
+    assert verdict.outlines
+
+
+def test_an_invented_foot_is_caught_and_shown_where_it_is():
+    source = on_canvas("paper-bag")
+    left, _, right, bottom = box_of(source)
+    middle = (left + right) // 2
+    colour = source.getpixel((middle, bottom - 20))
+    foot = Image.new("RGBA", source.size)
+    ImageDraw.Draw(foot).rectangle((middle - 50, bottom - 40, middle + 50, bottom + 60), fill=colour)
+    verdict = compare(source, jpeg(before(source, foot), 92))
+    assert not verdict.faithful
+    assert "at the bottom" in verdict.reasons[0]
+    (outline,) = verdict.outlines
+    places = np.array(outline) / 1000 * source.size
+    assert middle - 58 < places[:, 0].min() < middle  # to the left of it the bag is darker than the foot
+    assert places[:, 0].max() == pytest.approx(middle + 50, abs=8)
+    assert places[:, 1].max() == pytest.approx(bottom + 60, abs=8)
+
+
+def test_a_limit_decides_how_much_growth_is_too_much():
+    source = on_canvas("paper-bag")
+    picture = before(source, larger(source, 1.08))
+    assert compare(source, picture, thresholds=Thresholds(max_growth=0.9)).faithful
+
+
+@pytest.mark.parametrize("name", ["paper-bag", "tennis-shoe", "suitcase-set"])
+def test_a_shadow_is_no_growth(name):
+    source = on_canvas(name)
+    for blur, strength in ((3, 0.5), (12, 0.7)):
+        soft = source.getchannel("A").filter(ImageFilter.GaussianBlur(blur))
+        thrown = Image.new("L", source.size)
+        thrown.paste(soft.point([int(level * strength) for level in range(256)]), (25, 18))
+        shade = Image.new("RGBA", source.size, "black")
+        shade.putalpha(thrown)
+        verdict = compare(source, jpeg(before(source, shade), 90))
+        assert verdict.faithful, verdict.reasons
+
+
+def test_a_white_product_before_white_is_no_growth():
+    source = on_canvas("porcelain-teapot")
+    picture = Image.new("RGB", source.size, (250, 250, 250))
+    picture.paste(source, mask=source)
+    verdict = compare(source, jpeg(picture, 85))
+    assert verdict.faithful, verdict.reasons
+    assert verdict.outlines == ()
+
+
+def test_a_thing_behind_it_that_is_darker_than_the_product_is_no_growth():
+    source = on_canvas("paper-bag")
+    left, top, right, bottom = box_of(source)
+    colour = source.getpixel(((left + right) // 2, (top + bottom) // 2))
+    assert isinstance(colour, tuple)
+    thing = Image.new("RGBA", source.size)
+    darker = (*(int(level * 0.75) for level in colour[:3]), 255)
+    ImageDraw.Draw(thing).ellipse((right - 80, top + 60, right + 90, top + 230), fill=darker)
+    verdict = compare(source, jpeg(before(source, thing), 90))
+    assert verdict.faithful, verdict.reasons
+
+
+@pytest.mark.parametrize("name", ["paper-bag", "porcelain-teapot", "electric-kettle", "desk-telephone"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_second_copy_in_the_scene_is_caught_and_shown_where_it_is(name, mirrored):
+    source = on_canvas(name, 300)
+    left, top, right, bottom = box_of(source)
+    copy = paint.scaled(source.crop((left, top, right, bottom)), 0.6)
+    copy = copy.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else copy
+    twin = Image.new("RGBA", source.size)
+    twin.paste(copy, (20, source.height - copy.height - 10))
+    verdict = compare(source, jpeg(before(source, twin), 90))
+    assert not verdict.faithful
+    assert verdict.copies == 1
+    assert "shows the product 1 more time" in verdict.reasons[-1]
+    outline = verdict.outlines[-1]
+    middle = np.array(outline).mean(0) / 1000 * source.size
+    assert middle[0] == pytest.approx(20 + copy.width / 2, abs=0.15 * copy.width)
+    assert middle[1] == pytest.approx(source.height - copy.height / 2 - 10, abs=0.15 * copy.height)
+    assert compare(source, before(source, twin), thresholds=Thresholds(max_copies=1)).copies == 1
+
+
+@pytest.mark.parametrize("name", ["paper-bag", "porcelain-teapot", "electric-kettle"])
+def test_a_reflection_below_it_is_no_copy(name):
+    source = on_canvas(name, 220)
+    left, top, right, bottom = box_of(source)
+    reflected = source.crop((left, top, right, bottom)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    reflected.putalpha(reflected.getchannel("A").point([int(0.4 * level) for level in range(256)]))
+    mirror = Image.new("RGBA", source.size)
+    mirror.paste(reflected, (left, bottom))
+    verdict = compare(source, jpeg(before(source, mirror), 90))
+    assert verdict.faithful, verdict.reasons
+
+
+def test_another_product_beside_it_is_no_copy():
+    source, other = on_canvas("paper-bag", 300), product("tennis-shoe")
+    beside = Image.new("RGBA", source.size)
+    beside.paste(paint.scaled(other, 0.4), (10, 20))
+    verdict = compare(source, jpeg(before(source, beside), 90))
+    assert verdict.faithful, verdict.reasons
