@@ -38,8 +38,8 @@ def pasted_unseen(verdict: Verdict) -> bool:
     place = verdict.placement
     if not verdict.faithful or place is None or verdict.psnr is None:
         return False
-    numbers = (verdict.light, verdict.delta_e, verdict.stretch)
-    limits = (_MOST_LIGHT, _MOST_DELTA_E, _MOST_STRETCH)
+    numbers = (verdict.light, verdict.tint, verdict.delta_e, verdict.stretch)
+    limits = (_MOST_LIGHT, _MOST_LIGHT, _MOST_DELTA_E, _MOST_STRETCH)
     within = all(value is not None and abs(value) <= most for value, most in zip(numbers, limits, strict=True))
     return within and _LEAST_PSNR <= verdict.psnr < _MOST_PSNR and max(place.scale_x, place.scale_y) <= _LARGEST_SCALE
 

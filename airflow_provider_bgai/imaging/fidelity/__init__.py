@@ -69,6 +69,7 @@ def _inside(
             hue=0.0,
             altered=0.0,
             light=0.0,
+            tint=0.0,
             sharpness=1.0,
             stretch=0.0,
             coverage=1.0,

@@ -69,6 +69,7 @@ USUAL = Thresholds()
 class Verdict:
     """What was found. The numbers are those that ``Thresholds`` limits; None where no product was found at all.
 
+    ``tint``: the most by which the light of a channel departs from ``light``; within what :func:`fitted` allows.
     ``spot``, and its place in px of the result, is looked for where everything else is within the limits; ``growth``
     and ``copies`` where the product itself is; ``outlines``: of what was found beyond a limit there.
     """
@@ -82,6 +83,7 @@ class Verdict:
     hue: float | None = None
     altered: float | None = None
     light: float | None = None
+    tint: float | None = None
     sharpness: float | None = None
     stretch: float | None = None
     coverage: float | None = None
@@ -149,6 +151,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     stretch = placement.scale_x / placement.scale_y
     if grid.steep >= PLAIN:  # else nothing inside it tells what is still to be moved
         stretch *= (1 + 2 * fit.move[1] / grid.size[0]) / (1 + 2 * fit.move[3] / grid.size[1])
+    light = sum(fit.light) / 3
     verdict = Verdict(
         faithful=True,
         reasons=(),
@@ -158,7 +161,8 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
         delta_e_local=round(worst, 2),
         hue=round(hue, 2),
         altered=round(altered, 4),
-        light=round(sum(fit.light) / 3, 4),
+        light=round(light, 4),
+        tint=round(max(abs(channel - light) for channel in fit.light), 4),
         sharpness=round(fit.sharpness, 3),
         stretch=round(stretch - 1, 4),
         coverage=round(fit.coverage, 4),

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import SAMPLES, Light, estimated
+from airflow_provider_bgai.imaging.fidelity.fit import SAMPLES, Light, estimated, lit
 from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product, at_least, resampled, slopes
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ RIM = 3  # px along the outline that are not looked at: it may be feathered anew
 FLOOR = 2.0  # levels, rms over a spot, that are always allowed
 DISPLACED = 0.02  # squared px by which an edge may be displaced, after the fit at this resolution
 NOISIEST = 8.0  # levels, rms, of noise that is believed of a picture as a whole
+UNLIT = 0.004  # light up to which no level is another one, or one by one
 FLAT = 3.0  # levels a px below which there is nothing to align
 STEPS, NEAR, MOST = 3, 0.2, 2.0  # how often it is moved, from how many px on, and by how many at most
 SHADING = 25  # px over which a difference is light, not print
@@ -51,12 +52,23 @@ def worst_spot(product: Product, picture: Levels, placement: Placement, light: L
     y = math.floor(max(placement.y + top * placement.scale_y, 0.0))
     across = math.ceil(min(placement.x + right * placement.scale_x, picture.shape[1]))
     down = math.ceil(min(placement.y + bottom * placement.scale_y, picture.shape[0]))
+    luma = _luma(product, light)
     spots = [
-        _in_frame(product, picture, placement, light, enough, (start_x, start_y, end_x, end_y))
+        _in_frame(product, luma, picture, placement, enough, (start_x, start_y, end_x, end_y))
         for start_y, end_y in _pieces(y, down)
         for start_x, end_x in _pieces(x, across)
     ]
     return max((each for each in spots if each is not None), key=lambda each: each.excess, default=None)
+
+
+def _luma(product: Product, light: Light) -> Levels:
+    """The product's luma in this light: channel by channel, because one that is at its brightest gets no brighter."""
+    import cv2
+    import numpy as np
+
+    if max(abs(each) for each in light) < UNLIT:
+        return product.luma
+    return np.asarray(cv2.cvtColor(lit(cv2.cvtColor(product.cut, cv2.COLOR_RGBA2RGB), light), cv2.COLOR_RGB2GRAY))
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int]]:
@@ -67,7 +79,7 @@ def _pieces(start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _in_frame(
-    product: Product, picture: Levels, placement: Placement, light: Light, enough: float, frame: Frame
+    product: Product, luma: Levels, picture: Levels, placement: Placement, enough: float, frame: Frame
 ) -> Spot | None:
     """The worst spot of a part of the result."""
     import cv2
@@ -76,14 +88,11 @@ def _in_frame(
     x, y, right, bottom = frame
     if min(right - x, bottom - y) < GLYPH:
         return None
-    own, solid = _own(product, placement, frame)
+    own, solid = _own(product, luma, placement, frame)
     if not cv2.countNonZero(solid):
         return None
     seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
-    common = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
-    table = np.minimum(np.arange(256) * (1 + common) + 0.5, 255).astype(np.uint8)
-    expected = cv2.LUT(own, table) if common else own
-    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(expected, solid))
+    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid))
     for _ in range(STEPS):
         if excess <= enough:
             break
@@ -96,7 +105,7 @@ def _in_frame(
         if max(abs(value) for value in closely.move) < NEAR:
             break
         placement = _moved(placement, frame, closely.move)
-        own, solid = _own(product, placement, frame)
+        own, solid = _own(product, luma, placement, frame)
         if not cv2.countNonZero(solid):
             break
     return Spot(excess, x + across, y + down)
@@ -116,7 +125,7 @@ def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
 
 
-def _own(product: Product, placement: Placement, frame: Frame) -> tuple[Levels, Levels]:
+def _own(product: Product, luma: Levels, placement: Placement, frame: Frame) -> tuple[Levels, Levels]:
     """The product's luma in a frame of the result, and where it is solid there and not at its rim."""
     import cv2
     import numpy as np
@@ -132,7 +141,7 @@ def _own(product: Product, placement: Placement, frame: Frame) -> tuple[Levels, 
     size = (frame[2] - frame[0], frame[3] - frame[1])
     side = np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)
     alpha = at_least(resampled(product.alpha, box, size), OPAQUE)
-    return resampled(product.luma, box, size), np.asarray(cv2.erode(alpha, side, borderValue=0))
+    return resampled(luma, box, size), np.asarray(cv2.erode(alpha, side, borderValue=0))
 
 
 def _moved(placement: Placement, frame: Frame, move: tuple[float, ...]) -> Placement:
