@@ -114,6 +114,7 @@ def test_the_rights_are_tried_below_every_prefix_that_is_written_to():
         layout.picture(name, "0" * 64, "png"),
         layout.picture(name, "0" * 64, "png", quarantined=True),
         layout.finished(name, "v", "thumb", "webp"),
+        layout.evidence("0" * 64, 1, "f"),
         layout.decision("0" * 64, 1),
         layout.stopped("picwish_default"),
         layout.books_file("2026-11", "r", "0"),

@@ -21,8 +21,9 @@ from airflow_provider_bgai.layout import Layout
 from airflow_provider_bgai.lines import stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage
 
-_IN_THE_SHOP = {"uri", "sha256", "landed", "source"}
-"""Names of the shop's own places, and the file's own hash, which no file can hold."""
+_IN_THE_SHOP: Any = {"uri": True, "sha256": True, "landed": True, "source": True, "label": {"prompt"}}
+"""Names of the shop's own places; the file's own hash, which no file can hold; and the prompt, which is for the label
+alone."""
 
 
 class Evidence(BaseModel):

@@ -26,7 +26,7 @@ from airflow_provider_bgai.imaging.containers import (
 )
 from airflow_provider_bgai.imaging.label import EMPTY_PACKET, packet_text, packet_tree, writable
 from airflow_provider_bgai.imaging.xmp import find_packet
-from airflow_provider_bgai.models import picture_type
+from airflow_provider_bgai.models import PUBLISHED, picture_type
 
 AIGC_NAMESPACE = "http://www.tc260.org.cn/ns/AIGC/1.0/"
 
@@ -94,7 +94,7 @@ def bytes_of_marks(data: bytes, *, manifest: bool) -> int:
 def _manifests(data: bytes) -> list[tuple[int, int]]:
     """Start and end of the parts of the file that hold a manifest."""
     kind = (picture_type(data[:16]) or ("none",))[0]
-    if kind not in ("png", "jpg", "webp", "avif"):
+    if kind not in PUBLISHED:
         raise LabelError(f"only PNG, JPEG, WebP and AVIF can be looked through; this starts with {data[:16]!r}")
     try:
         return {"png": _in_png, "jpg": _in_jpeg, "webp": _in_webp, "avif": _in_avif}[kind](data)

@@ -32,7 +32,7 @@ MAX_PIXELS = 64_000_000
 _LONGEST_SIDE = 65_535
 
 # Bytes that decoding one picture may take. With the interpreter, OpenCV and the file it stays below 512 MB.
-_MAX_MEMORY = 320_000_000
+_MAX_MEMORY = 300_000_000
 
 # The decoders' own needs per pixel, measured with Pillow 13 on files of noise of 4 to 16 megapixels: a PNG or a plain
 # JPEG 4.1; a progressive JPEG 6.1 more (8.1 as CMYK); WebP 17.0; AVIF 12.2, about 21 with 10 or 12 bits; GIF 1.5;

@@ -23,7 +23,7 @@ from airflow_provider_bgai.imaging.profile import profile_of
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
-# Decoded, and once more while it is converted, turned or scaled. 40 megapixels fit.
+# Decoded, and once more while it is converted, turned or scaled. 37 megapixels fit.
 _BYTES_PER_PIXEL = 8
 
 # EXIF's orientation -> how many of Pillow's transpositions make it upright.

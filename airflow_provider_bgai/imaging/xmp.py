@@ -25,7 +25,7 @@ from airflow_provider_bgai.imaging.containers import (
     webp_chunks,
     webp_file,
 )
-from airflow_provider_bgai.models import picture_type
+from airflow_provider_bgai.models import PUBLISHED, picture_type
 
 # A JPEG holds 65 kB. More is a picture editor's history, or made to keep a reader busy.
 MAX_PACKET = 250_000
@@ -49,7 +49,7 @@ def find_packet(data: bytes) -> Slot:
     :raises LabelError: if it is no PNG, JPEG, WebP or AVIF, is broken, or has more than one packet.
     """
     kind = picture_type(data[:16])
-    if kind is None:
+    if kind is None or kind[0] not in PUBLISHED:
         raise LabelError(f"only PNG, JPEG, WebP and AVIF can be labelled; this starts with {data[:16]!r}")
     try:
         slot = {"png": _png, "jpg": _jpeg, "webp": _webp, "avif": _avif}[kind[0]](data)

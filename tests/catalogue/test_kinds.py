@@ -78,7 +78,7 @@ RESULTS = {
 def test_a_paid_picture_of_any_kind_is_landed_labelled_and_published(catalogue, monkeypatch, vendor, kind):
     monkeypatch.setattr(paint, "encode", lambda picture, *_, **__: RESULTS[kind](picture.convert("RGB")))
     catalogue.add("a", photo("a"))
-    plan, (result,) = catalogue.night(COMPARED, (vendor,))
+    plan, (result,) = catalogue.night({**COMPARED, "paste_back": False}, (vendor,))
     (image,) = result.images
     assert (result.outcome, catalogue.box.bill()[vendor]) == ("bought", 1)
     assert any(kind in warning for warning in result.warnings)

@@ -134,15 +134,16 @@ def test_a_picture_whose_own_label_is_replaced_is_kept_without_a_warning(storage
 
 
 @pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO")
-def test_what_can_have_no_label_stays_as_it_came(storage, layout, land):
+def test_of_several_pictures_in_one_the_first_is_labelled_and_all_are_kept(storage, layout, land):
     body, plain = b"MPF\0" + bytes(20), picture("JPEG")
     several = plain[:2] + b"\xff\xe2" + (len(body) + 2).to_bytes(2) + body + plain[2:]
     came = signed_by_vendor(several, "JPEG")
     assert read("JPEG", came)[0] == "Trusted"
     call = land(came)
-    assert storage.read(layout.absolute(call.images[0].uri)) == came
-    assert call.images[0].delivered is None
-    assert "has no label: a JPEG of several pictures" in call.warnings[0]
+    landed = storage.read(layout.absolute(call.images[0].uri))
+    assert (read_label(landed), without_manifest(landed) is landed) == (call.label(1), True)
+    assert storage.read(layout.absolute(call.images[0].delivered.uri)) == came
+    assert any("several pictures in one JPEG" in warning for warning in call.warnings)
 
 
 def test_a_signed_file_without_what_came_says_so_and_is_signed(storage, layout, land):

@@ -124,7 +124,8 @@ def test_a_line_that_names_something_else_opens_nothing(client, login, reviewed,
             run.plan,
         ):
             result = json.loads(good)
-            result["images"][0]["uri"] = uri
+            for files in (result["images"], result["finished"]):
+                files[0]["uri"] = uri
             line = json.dumps(result).encode() + b"\n"
             storage.put(run.outcomes, line)
             params: dict[str, Any] = {"at": f"outcomes:0:{len(line)}", "index": 1}
