@@ -1,4 +1,4 @@
-"""The product continued beyond its silhouette, and parts that were invented onto it.
+"""The product continued beyond its silhouette: wider all around or along a stretch, and with what parts it grew.
 
 The rim of a cut-out is an edge in an honest result, too: what lies behind has nothing of the product. Where there is no
 edge, the product's colours go on; how far, is told by the next edge. What has no such edge (a soft shadow, a white
