@@ -23,6 +23,8 @@ from benchmarks.fidelity.scenes import Random, background, shadowed
 
 Array = NDArray[np.floating[Any]]
 
+VISIBLE, WIDE = 24, 4  # levels and px from which a person sees that there is something
+
 
 @lru_cache(maxsize=1)
 def photographs() -> tuple[Path, ...]:
@@ -79,7 +81,8 @@ def opaque_rim(product: Image.Image) -> bool:
 def shown(layer: Image.Image, random: Random, invented: Image.Image | None = None) -> tuple[Image.Image, float]:
     """A product (RGBA) in a scene, in half of them with a shadow, and what a generator invents behind it.
 
-    Also the share of the product's area by which the picture visibly differs (24 levels) from one without that.
+    Also the share of the product's area by which the picture visibly differs from one without that: by ``VISIBLE``
+    levels, over ``WIDE`` px each way.
     """
     together = invented.copy() if invented else layer
     together.alpha_composite(layer)
@@ -91,8 +94,9 @@ def shown(layer: Image.Image, random: Random, invented: Image.Image | None = Non
         before = np.asarray(scene, np.int16)
         scene.paste(invented, mask=invented)
         own = np.asarray(layer.getchannel("A"))
-        differs = np.abs(np.asarray(scene, np.int16) - before).max(-1) >= 24
-        seen = float((differs & (own < 5)).sum() / (own > 127).sum())
+        differs = (np.abs(np.asarray(scene, np.int16) - before).max(-1) >= VISIBLE) & (own < 5)
+        wide = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_OPEN, np.ones((WIDE, WIDE), np.uint8))
+        seen = float(wide.sum() / (own > 127).sum())
     scene.paste(layer, mask=layer)
     return scene, seen
 
@@ -131,12 +135,18 @@ def _rim(layer: Image.Image, random: Random) -> Image.Image:
 
 
 def invented_part(product: Image.Image, random: Random, others: list[Path]) -> Image.Image | None:
-    """A handle, a spout, a foot or a cap of 2 to 10 % of the product's area, in its colours; 2 % are seen."""
+    """A handle, a spout, a foot or a cap of 2 to 10 % of the product's area, in its colours.
+
+    2 % are seen, and half of the part: more of it in the colours of what is behind it is camouflage, to people, too.
+    """
     if not opaque_rim(product):
         return None
     layer = arranged(product, random, 0.4, 0.7)
-    picture, seen = shown(layer, random, _attached(layer, random))
-    return picture if seen >= 0.02 else None
+    part = _attached(layer, random)
+    own = np.asarray(layer.getchannel("A"))
+    whole = float(((np.asarray(part.getchannel("A")) > 127) & (own < 5)).sum() / (own > 127).sum())
+    picture, seen = shown(layer, random, part)
+    return picture if seen >= max(0.02, whole / 2) else None
 
 
 def _attached(layer: Image.Image, random: Random) -> Image.Image:
@@ -152,7 +162,7 @@ def _attached(layer: Image.Image, random: Random) -> Image.Image:
     # What hides behind the product joins the part to it; what would float beside it is no part of it.
     _, joined = cv2.connectedComponents(((mask > 0.1) & ~alpha).astype(np.uint8))
     near = cv2.dilate(alpha.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    mask = mask * np.isin(joined, np.unique(joined[near & (joined > 0)]))
+    mask = mask * (alpha | np.isin(joined, np.unique(joined[near & (joined > 0)])))
     far, nearest_y, nearest_x = _from(layer, inset=2.5)
     smooth = cv2.GaussianBlur(far, (0, 0), 1)
     shade = np.clip(1.0 - 0.25 * smooth / max(1.0, float(smooth[mask > 0.5].max(initial=0))), 0.7, 1.0)

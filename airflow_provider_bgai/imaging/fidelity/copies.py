@@ -32,8 +32,9 @@ CLOSE = 56  # px, longer side of the product when a place is looked at closely
 LEAST = 20  # px in the result, longer side of a copy
 LIKELY = 0.42  # of the product's colours, in their proportions, from which a place is worth a look
 SHADE = 16.0  # CIELAB, with half of the lightness, up to which a colour may be one of the product in another light
-LOOKED_AT = 4  # places, at most
-PLAIN = 7.0  # CIELAB, standard deviation, up to which a product has no pattern
+LOOKED_AT = 6  # places, at most
+HOPELESS = 23.0, 17.0  # CIELAB of unlikeness, at first and after the longest steps: nothing fits from there
+PLAIN = 5.0  # CIELAB, standard deviation, up to which a product has no pattern
 
 
 @dataclass(frozen=True)
@@ -262,15 +263,19 @@ class _Close:
         return float(np.minimum(apart, 25).mean()) + 2 * (1 - count / whole)
 
     def fitted(self, pose: Pose) -> Pose:
-        """The best pose near one, by trying."""
+        """The best pose near one, by trying for as long as there is hope."""
         starts = [replace(pose, scale=pose.scale * factor) for factor in (0.92, 1, 1.08)]
         starts += [replace(pose, turn=turn) for turn in (-0.12, 0.12)]
         ranked = sorted(((self.unlikeness(each), each) for each in starts), key=lambda each: each[0])[:2]
+        if ranked[0][0] > HOPELESS[0]:
+            return ranked[0][1]
         return min((self._climbed(*each) for each in ranked), key=lambda each: each[0])[1]
 
     def _climbed(self, worst: float, pose: Pose) -> tuple[float, Pose]:
         unit = max(self.width, self.height)
         for step in (0.08, 0.04, 0.02, 0.01):
+            if worst > HOPELESS[1] and step < 0.08:
+                break
             for _ in range(6):
                 move = step * pose.scale * unit
                 tries = [

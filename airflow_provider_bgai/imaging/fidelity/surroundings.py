@@ -47,6 +47,31 @@ class Surroundings:
     def outside(self) -> Mask:
         return (self.alpha < 8) & self.within
 
+    @cached_property
+    def smooth(self) -> Array:
+        """L*, a*, b* less the grain."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.GaussianBlur(self.colours, (0, 0), 0.7), np.float32)
+
+    @cached_property
+    def slope(self) -> Array:
+        """CIELAB a px."""
+        import cv2
+        import numpy as np
+
+        slopes = (cv2.Sobel(self.smooth, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
+        return np.asarray(np.sqrt(sum((each**2).sum(-1) for each in slopes)))
+
+    @cached_property
+    def far(self) -> Array:
+        """Px from the product; 0 inside."""
+        import cv2
+        import numpy as np
+
+        return np.asarray(cv2.distanceTransform((self.alpha <= 127).astype(np.uint8), cv2.DIST_L2, 5), np.float32)
+
     def sampled(self, points: NDArray[Any], normals: Array, steps: Sequence[float]) -> tuple[Array, Array, Mask]:
         """L*, a*, b*, alpha and whether it is in the frame, at these px along the normal of each point."""
         import cv2

@@ -67,6 +67,27 @@ def test_an_invented_foot_is_caught_and_shown_where_it_is():
     assert places[:, 1].max() == pytest.approx(bottom + 60, abs=8)
 
 
+@pytest.mark.parametrize(("name", "side"), [("paper-bag", "left"), ("suitcase-set", "right")])
+def test_a_thin_spout_is_caught_in_its_colour_and_is_a_thing_behind_it_in_another(name, side):
+    source = on_canvas(name)
+    for change, faithful in ((0, False), (-70, True)):
+        verdict = compare(source, jpeg(before(source, spout(source, side, change)), 92))
+        assert verdict.faithful is faithful, verdict.reasons
+
+
+def spout(source: Image.Image, side: str, change: int) -> Image.Image:
+    """A bar that begins at the middle of a side, in the colour that is there, by so many levels lighter."""
+    row = np.flatnonzero(np.asarray(source.getchannel("A"))[source.height // 2] > 250)
+    x, y = int(row[0] if side == "left" else row[-1]), source.height // 2
+    out = -1 if side == "left" else 1
+    colour = source.getpixel((x - 4 * out, y))
+    assert isinstance(colour, tuple)
+    shifted = (*(min(255, max(0, level + change)) for level in colour[:3]), 255)
+    bar = Image.new("RGBA", source.size)
+    ImageDraw.Draw(bar).line((x - 8 * out, y, x + 120 * out, y - 40), fill=shifted, width=30)
+    return bar
+
+
 def test_a_limit_decides_how_much_growth_is_too_much():
     source = on_canvas("paper-bag")
     picture = before(source, larger(source, 1.08))
