@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Levels = NDArray[np.uint8]
 
+FILIGREE = 0.25  # share of a product that is outline, beyond which the scene is everywhere in it: nothing is told
 EDGE = 10.0  # CIELAB: an edge at which something ends
 REACH = 0.12  # of the product's size: how wide a rim may have grown
 RUN = 0.06  # of the product's size: the shortest stretch of outline that counts as grown
@@ -46,7 +47,7 @@ def grown(product: Product, picture: Levels, placement: Placement) -> Growth:
     import numpy as np
 
     view = looked_around(product, picture, placement)
-    if view is None:
+    if view is None or _all_rim(view) > FILIGREE:
         return Growth()
     rim = rim_of(view)
     if rim is None or np.count_nonzero(rim.continued) < CONTACT * view.size:
@@ -60,6 +61,16 @@ def grown(product: Product, picture: Levels, placement: Placement) -> Growth:
         together |= mask
     share = float(np.count_nonzero(together) / area)
     return Growth(round(share, 4), tuple(view.outlines(together)))
+
+
+def _all_rim(view: Surroundings) -> float:
+    """The share of the product that is its outline: 0.02 to 0.1 for a box or a guitar, 0.4 for a bicycle."""
+    import cv2
+    import numpy as np
+
+    own = (view.alpha > 127).astype(np.uint8)
+    inner = cv2.erode(own, np.ones((3, 3), np.uint8), borderValue=0)
+    return 1 - cv2.countNonZero(inner) / max(1, cv2.countNonZero(own))
 
 
 def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
