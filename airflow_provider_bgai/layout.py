@@ -119,7 +119,7 @@ class Layout:
 
     def evidence(self, fingerprint: str, number: int, finishing: str) -> str:
         """What is known of the files that were made of a call's pictures in one way."""
-        return f"{self.folder}/evidence/{fingerprint}.{number:03}-{finishing or 'landed'}.jsonl"
+        return f"{self.folder}/evidence/{fingerprint}.{number:03}-{finishing}.jsonl"
 
     def is_quarantined(self, uri: str) -> bool:
         """Whether a URI is that of a picture which may not."""

@@ -93,7 +93,7 @@ class Result(BaseModel):
         product.
     :param image: the source, without a query: what stands there may be secret.
     :param warnings: what a person should know: of the vendor, of a rendition that could not be made.
-    :param finishing: :attr:`Finishing.digest` of ``finished``; empty where the landed pictures are published.
+    :param finishing: :attr:`Finishing.digest` of ``finished``; empty where no files were made.
     :param words: what the shop says of it: ``alt``, ``title``, ``handle``, ``google_id``, as the recipe makes them.
     """
 
