@@ -22,7 +22,7 @@ import airflow.providers.common.compat.sdk as sdk
 from airflow.dag_processing.dagbag import DagBag
 from airflow.triggers.base import BaseTrigger
 sdk.BaseHook, sdk.BaseOperator, sdk.BaseSensorOperator, sdk.DAG, sdk.Param, sdk.conf, sdk.task
-empty = Path(sys.argv[1], "empty"); empty.mkdir()
+empty = Path(sys.argv[1], "empty"); empty.mkdir(exist_ok=True)
 DagBag(empty)
 before = set(sys.modules)
 asked = set()
@@ -71,6 +71,30 @@ def test_the_package_and_all_that_dags_import_load_nothing_heavy(tmp_path):
     assert set(modules) <= set(found["ours"])
 
 
+MODULES = 20
+"""A module costs a millisecond or two; what a DAG file loads of ours may take 50 ms (``benchmarks.loading``)."""
+ROOMS = ("buying", "catalogue", "imaging", "hooks")
+"""They are for the time when tasks run."""
+
+
+def parses_quickly(ours: list[str]) -> bool:
+    """Whether of our modules only those are loaded that a DAG is written with, and not many."""
+    inside = [name for name in ours if name.split(".")[1:2] and name.split(".")[1] in ROOMS]
+    return not inside and len(ours) <= MODULES
+
+
+def test_whatever_a_dag_imports_loads_few_modules_and_none_that_do_the_work(tmp_path):
+    from airflow_provider_bgai.get_provider_info import get_provider_info
+
+    info = get_provider_info()
+    written_with = [it for kind in ("operators", "sensors") for entry in info[kind] for it in entry["python-modules"]]
+    assert len(written_with) == 5
+    for name in (*written_with, "airflow_provider_bgai.task_groups.catalogue"):
+        ours = look(tmp_path, "modules", name)["ours"]
+        assert name in ours
+        assert parses_quickly(ours), ours
+
+
 def test_all_examples_load_without_errors_and_without_anything_heavy(tmp_path):
     found = look(tmp_path, "dags", str(ROOT / "example_dags"))
     assert found["failed"] == {}
@@ -78,6 +102,7 @@ def test_all_examples_load_without_errors_and_without_anything_heavy(tmp_path):
     assert EXAMPLES == ["nightly_catalogue.py", "on_demand.py", "submit_sensor_land.py"]
     assert (found["loaded"], found["asked"]) == ([], [])
     assert "airflow_provider_bgai.operators.generate" in found["ours"]
+    assert len(found["ours"]) <= MODULES + 4  # three DAGs, with what each is written with
 
 
 def test_the_package_alone_imports_nothing_but_itself():

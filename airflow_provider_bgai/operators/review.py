@@ -16,16 +16,6 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
-from airflow_provider_bgai.catalogue.review import (
-    Review,
-    Word,
-    body_of,
-    is_asked_for,
-    read_answer,
-    subject_of,
-    wish_of,
-    write_answer,
-)
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.operators import _metrics
 from airflow_provider_bgai.operators._task import Accounts, fail, failures, open_storage
@@ -35,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_bgai.catalogue.publishing.publish import Preview
+    from airflow_provider_bgai.catalogue.review import Review, Word
     from airflow_provider_bgai.layout import Run
     from airflow_provider_bgai.storage import Storage
 
@@ -64,6 +55,7 @@ class _Look(Shown):
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.collector import settle_all
         from airflow_provider_bgai.catalogue.publishing.publish import preview
+        from airflow_provider_bgai.catalogue.review import is_asked_for
 
         accounts = Accounts(storage, staging=run.layout.staged)
         _metrics.count_calls(settle_all(Ledger(storage, run.layout.root), accounts, run.name), run.name)
@@ -100,6 +92,8 @@ class ReviewCatalogueSensor(_Look, BaseSensorOperator):
 
     def poke(self, context: Context) -> bool:
         """Look, and see whether there is an answer."""
+        from airflow_provider_bgai.catalogue.review import body_of, read_answer, subject_of
+
         try:
             storage, run = self._opened()
             question = run.question(context["ti"].try_number)
@@ -160,6 +154,8 @@ if ASKS_PEOPLE:
 
         def execute(self, context: Context) -> Any:
             """Look, and ask."""
+            from airflow_provider_bgai.catalogue.review import body_of, subject_of
+
             try:
                 if (seen := self._look(*self._opened())) is None:
                     self.log.info("There is nothing that a person has to look at")
@@ -179,6 +175,8 @@ if ASKS_PEOPLE:
 
         def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
             """Write the answer down, and go by it."""
+            from airflow_provider_bgai.catalogue.review import write_answer
+
             if "error" not in event:
                 try:
                     storage, run = self._opened()
@@ -227,6 +225,7 @@ class DecideCatalogueOperator(Shown, BaseOperator):
         from airflow_provider_bgai.buying.calls import Ledger
         from airflow_provider_bgai.buying.decisions import decide_about
         from airflow_provider_bgai.catalogue.publishing.publish import publish, read_current
+        from airflow_provider_bgai.catalogue.review import wish_of
 
         try:
             storage = open_storage(self.aws_conn_id, self.extra_args)
