@@ -57,7 +57,8 @@ class Shard:
     """How a shard is generated.
 
     :param policy: how often to ask for a task.
-    :param in_flight: how many pictures are under way at once.
+    :param in_flight: how many pictures are under way at once, from their source to their landing. As many that have
+        landed may have their files made meanwhile: no vendor waits for that, and the next picture need not, either.
     :param finishing: what is done to the pictures, by category; ``""`` for those without an entry.
     :param sign: signs finished files, where that is asked for.
     :param on_unknown_outcome, hold_for: see :class:`~airflow_provider_bgai.buying.purchase.Wish`.
@@ -147,15 +148,15 @@ async def generate(
     :param begun, later, landed: of the last pass, where it is known: what need not be looked for.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
-    slots = asyncio.Semaphore(shard.in_flight)
+    slots, finishing = asyncio.Semaphore(shard.in_flight), asyncio.Semaphore(shard.in_flight)
     progress = Progress(results=dict(landed or {}), later=list(later))
     tell = partial(_tell, shard, progress, len(wanted), time.monotonic(), len(progress.results))
     telling = asyncio.create_task(_now_and_then(tell))
     under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
-        async with slots:
-            await _Walk(shard, wanted[place], place, patience, progress, resumed, under_way.get(place)).go()
+        begun = under_way.get(place)
+        await _Walk(shard, wanted[place], place, patience, progress, resumed, slots, finishing, begun).go()
 
     async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
@@ -224,6 +225,8 @@ class _Walk:
     patience: float | None
     progress: Progress
     resumed: bool
+    slots: asyncio.Semaphore
+    finishing: asyncio.Semaphore
     begun: Begun | None = None
     call: Call | None = None
     source: Source | None = None
@@ -232,16 +235,22 @@ class _Walk:
         """Walk, and note in the progress where that led. One product never stops the others."""
         purchase: Purchase | None = None
         try:
-            wish = self.shard.wish(self.item)
-            if self.resumed:
-                wish = replace(wish, new=False)  # an earlier pass may have bought it: look first
-            if self.shard.buyer.full(wish):
-                raise LaterError
-            purchase = await self._open(wish)
-            self.source = purchase.source
-            if self.begun is not None and self.begun[0] == purchase.fingerprint:
-                purchase.under_way = self.begun[1]
-            self._end(await self._walk(purchase))
+            async with self.slots:
+                wish = self.shard.wish(self.item)
+                if self.resumed:
+                    wish = replace(wish, new=False)  # an earlier pass may have bought it: look first
+                if self.shard.buyer.full(wish):
+                    raise LaterError
+                purchase = await self._open(wish)
+                self.source = purchase.source
+                if self.begun is not None and self.begun[0] == purchase.fingerprint:
+                    purchase.under_way = self.begun[1]
+                call = await self._walk(purchase)
+                await self.finishing.acquire()
+            try:
+                self._end(await self._with_files(call))
+            finally:
+                self.finishing.release()
         except LaterError:
             self.progress.later.append(self.place)
         except StoreError as error:
@@ -269,7 +278,7 @@ class _Walk:
                 await asyncio.sleep(2.0**attempt)
         return await self.shard.buyer.open(wish)
 
-    async def _walk(self, purchase: Purchase) -> list[Result]:
+    async def _walk(self, purchase: Purchase) -> Call:
         buyer, shard = self.shard.buyer, self.shard
         faults = 0
         while True:
@@ -284,7 +293,7 @@ class _Walk:
                     )
                 if (error := error_of(self.call)) is not None:
                     raise error
-                return await self._with_files(self.call)
+                return self.call
             except VendorFaultError as error:
                 faults += 1
                 if faults == ATTEMPTS:
