@@ -8,10 +8,12 @@ are mapped one after the other, so most sensors find their task done and hold no
 HttpSensor's ``deferrable`` is of no use here: its trigger ends at the first answer that is not a 404, and this vendor
 answers 200 from the start; with a ``response_check`` the sensor stays in the worker whatever ``deferrable`` says.
 
-This provider (:func:`provider`) runs as its README says, ``CatalogueTaskGroup`` with 64 in flight, in the same Airflow.
-What counts is the time from the first start of a task to the last end; of this provider also from the end of
-the plan to the end of the generate stage, so with its way through scheduler and executor.
-Both buy from the same sandbox, the vendor at work on each picture for 2 s, from the same source.
+This provider (:func:`provider`) runs as its README says, ``CatalogueTaskGroup`` with 64 in flight, in the same Airflow:
+blocking and deferred, with every picture compared with its product and without.
+What counts is the time from the first start of a task to the last end. Both buy from the same sandbox, the vendor at
+work on each picture for 2 s, from the same source.
+
+Six digits, which take hours: ``python -m benchmarks.mapped 100000 --recipe 0 --latency 0.001 --side 128 --ways 0``.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import measured
+
 if TYPE_CHECKING:
     from requests import Response
 
+    from benchmarks.measured import Measure
     from demo.rest import AirflowApi
     from demo.services import S3Service, SandboxService
 
@@ -44,16 +49,16 @@ MANIFEST = "products.csv"
 PROMPT = "on shelf number"
 API = "/api/tasks/visual/background"
 KEY = "a-key"
-LATENCY = 2.0  # s
 IN_FLIGHT = 64
-LIMIT = 20
-RUN_TIMEOUT = 3600  # s
+SHARD = 10_000  # products
+LIMIT = 30
+RUN_TIMEOUT = 6 * 3600  # s
 
 
 # The DAGs
 
 
-def recipe() -> None:
+def recipe(_: dict[str, Any]) -> None:
     """The DAG one writes with the official HTTP and Amazon providers."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.providers.http.operators.http import HttpOperator
@@ -106,125 +111,161 @@ def picture_link(response: Response) -> Any:
     return PokeReturnValue(data["state"] == 1, xcom_value=data["image_1"])
 
 
-def provider() -> None:
-    """The DAG one writes with this provider; up to 1,000 products make one shard."""
-    from airflow.sdk import dag
+@dataclass(frozen=True)
+class Way:
+    """How this provider makes them: a DAG each."""
+
+    deferrable: bool
+    compared: bool
+
+    @property
+    def dag_id(self) -> str:
+        return f"provider{'_deferred' if self.deferrable else ''}{'_compared' if self.compared else ''}"
+
+    @property
+    def name(self) -> str:
+        return f"this provider, a whole DAG run{', deferred' if self.deferrable else ''}"
+
+
+WAYS = [Way(deferrable, compared) for deferrable in (False, True) for compared in (False, True)]
+
+
+def provider(names: dict[str, Any]) -> None:
+    """The DAGs one writes with this provider: all products make one shard. And one that does nothing, at rest."""
+    from airflow.sdk import DAG, task
 
     from airflow_provider_bgai.task_groups.catalogue import CatalogueTaskGroup
 
-    @dag(schedule=None)
-    def provider() -> None:
-        CatalogueTaskGroup(
-            group_id="catalogue",
-            manifest=f"s3://{BUCKET}/{MANIFEST}",
-            recipe={"version": 1, "prompt": "{{ title }}"},
-            destination=f"s3://{BUCKET}/shop",
-            conn_id="picwish_default",
-            shard_size=1000,
-            in_flight=IN_FLIGHT,
-        )
+    for way in WAYS:
+        with DAG(way.dag_id, schedule=None) as dag:
+            CatalogueTaskGroup(
+                group_id="catalogue",
+                manifest=f"s3://{BUCKET}/{MANIFEST}",
+                recipe={"version": 1, "prompt": f"{{{{ title }}}} {way.dag_id}", "fidelity": way.compared},
+                destination=f"s3://{BUCKET}/{way.dag_id}",
+                conn_id="picwish_default",
+                shard_size=SHARD,
+                in_flight=IN_FLIGHT,
+                deferrable=way.deferrable,
+            )
+        names[way.dag_id] = dag
 
-    provider()
+    with DAG("rest", schedule=None) as dag:
+        task(task_id="rest")(lambda: time.sleep(5))()
+    names["rest"] = dag
 
 
 # The measuring
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One way of making pictures: `seconds` is the wall time in Airflow, `charges` what the vendor bills."""
+class Bench:
+    """The services, and the size of what is made."""
 
-    name: str
-    pictures: int
-    tasks: int
-    seconds: float
-    charges: int
+    api: AirflowApi
+    s3: S3Service
+    sandbox: SandboxService
+    home: Path
+    latency: float
+    rest: float = 0.0
+
+    def measure(self, way: str, dag_id: str, count: int, compared: bool = False, **conf: Any) -> tuple[str, Measure]:
+        """Let a DAG run; its ID, and what it took from the first start of a task to the last end."""
+        meter = measured.Meter(
+            processes=lambda: measured.tree("standalone"),
+            young=True,
+            sandbox=self.sandbox,
+            s3=self.s3,
+            database=self.home / "airflow.db",
+        )
+        before = self.billed
+        run_id, tasks = self.run(dag_id, conf)
+        took = meter.taken(way, count, compared=compared, vendor=self.latency, rest=self.rest, seconds=_seconds(tasks))
+        if (charges := self.billed - before) != count:
+            raise SystemExit(f"{dag_id}: {charges} pictures were charged, {count} are wanted")
+        print(took, flush=True)
+        return run_id, took
+
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> tuple[str, list[dict[str, Any]]]:
+        """Let a DAG run; its ID and its tasks. Asks seldom, because answering takes Airflow's time."""
+        run_id = self.api.trigger(dag_id, conf)
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while (state := self.api.run_state(dag_id, run_id)) not in ("success", "failed"):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{dag_id} did not end within {RUN_TIMEOUT} s")
+            time.sleep(5)
+        tasks = self.api.task_instances(dag_id, run_id)
+        if state == "failed":
+            bad = next(each for each in tasks if each["state"] == "failed")
+            raise SystemExit(self.api.log(dag_id, run_id, bad["task_id"], bad["map_index"], bad["try_number"]))
+        return run_id, tasks
 
     @property
-    def per_picture(self) -> float:
-        return self.seconds / self.pictures
+    def billed(self) -> int:
+        total: int = self.sandbox.charges()["images"]["total"]
+        return total
 
-    def __str__(self) -> str:
-        return (
-            f"{self.name:42}{self.pictures:10,}{self.tasks:8,}{self.seconds:10.1f}{self.per_picture:12.3f}"
-            f"{self.charges:9,}"
+    def recipe(self, count: int) -> Measure:
+        """What one writes today."""
+        self.run("recipe", {"products": 1})
+        run_id, took = self.measure("HttpOperator, HttpSensor, S3Hook, mapped", "recipe", count, products=count)
+        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"recipe/{run_id}/")
+        landed = sum(page["KeyCount"] for page in pages)
+        if landed != count:
+            raise SystemExit(f"the recipe landed {landed} pictures of {count}")
+        return took
+
+    def provider(self, way: Way, count: int) -> Measure:
+        """A whole night of new products. Each number of products has titles of its own, so nothing is known yet."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["sku", "image", "title"])
+        writer.writerows(
+            [f"SKU-{count}-{number:06}", SOURCE, f"{PROMPT} {number} of {count}"] for number in range(count)
         )
+        self.s3.client().put_object(Bucket=BUCKET, Key=MANIFEST, Body=text.getvalue().encode())
+        run_id, took = self.measure(way.name, way.dag_id, count, way.compared)
+        outcomes = self.api.result(way.dag_id, run_id, "catalogue.publish")["outcomes"]
+        if outcomes.get("bought") != count:
+            raise SystemExit(f"not all were bought: {outcomes}")
+        return took
 
 
-def run(api: AirflowApi, dag_id: str, conf: dict[str, Any] | None = None) -> tuple[str, list[dict[str, Any]]]:
-    """Let a DAG run; its ID and its tasks. Asks seldom, because answering takes Airflow's time."""
-    run_id = api.trigger(dag_id, conf)
-    deadline = time.monotonic() + RUN_TIMEOUT
-    while (state := api.run_state(dag_id, run_id)) not in ("success", "failed"):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{dag_id} did not end within {RUN_TIMEOUT} s")
-        time.sleep(5)
-    tasks = api.task_instances(dag_id, run_id)
-    if state == "failed":
-        bad = next(each for each in tasks if each["state"] == "failed")
-        raise SystemExit(api.log(dag_id, run_id, bad["task_id"], bad["map_index"], bad["try_number"]))
-    return run_id, tasks
-
-
-def seconds(tasks: Sequence[dict[str, Any]], since: str = "") -> float:
-    """From the first start, or from a moment given in ISO 8601, to the last end."""
-    first = since or min(each["start_date"] for each in tasks)
+def _seconds(tasks: Sequence[dict[str, Any]]) -> float:
+    """From the first start to the last end."""
+    first = min(each["start_date"] for each in tasks)
     last = max(each["end_date"] for each in tasks)
     return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
-
-
-def billed(sandbox: SandboxService) -> int:
-    return sandbox.charges()["images"]["total"]
-
-
-def measure_recipe(api: AirflowApi, s3: S3Service, sandbox: SandboxService, count: int) -> Measured:
-    run(api, "recipe", {"products": 1})
-    before = billed(sandbox)
-    run_id, tasks = run(api, "recipe", {"products": count})
-    pages = s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"recipe/{run_id}/")
-    landed = sum(page["KeyCount"] for page in pages)
-    if landed != count:
-        raise SystemExit(f"the recipe landed {landed} pictures of {count}")
-    name = "HttpOperator, HttpSensor, S3Hook, mapped"
-    return Measured(name, count, len(tasks), seconds(tasks), billed(sandbox) - before)
-
-
-def measure_provider(api: AirflowApi, s3: S3Service, sandbox: SandboxService, count: int) -> list[Measured]:
-    """The generate stage, and the whole run around it."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["sku", "image", "title"])
-    writer.writerows([f"SKU-{number:05}", SOURCE, f"{PROMPT} {number}"] for number in range(count))
-    s3.client().put_object(Bucket=BUCKET, Key=MANIFEST, Body=text.getvalue().encode())
-    before = billed(sandbox)
-    run_id, tasks = run(api, "provider")
-    charges = billed(sandbox) - before
-    outcomes = api.result("provider", run_id, "catalogue.publish")["outcomes"]
-    if outcomes != {"bought": count}:
-        raise SystemExit(f"not all were bought: {outcomes}")
-    (plan,) = (each for each in tasks if each["task_id"] == "catalogue.plan")
-    generate = [each for each in tasks if each["task_id"] == "catalogue.generate"]
-    return [
-        Measured("generate stage", count, len(generate), seconds(generate, plan["end_date"]), charges),
-        Measured("CatalogueTaskGroup: plan, generate, publish", count, len(tasks), seconds(tasks), charges),
-    ]
 
 
 def write_dags(folder: Path) -> Path:
     folder.mkdir()
     for name in ("recipe", "provider"):
-        (folder / f"{name}.py").write_text(f"from benchmarks.mapped import {name}  # an Airflow DAG\n\n{name}()\n")
+        (folder / f"{name}.py").write_text(
+            f"import benchmarks.mapped  # an Airflow DAG\n\nbenchmarks.mapped.{name}(globals())\n"
+        )
     return folder
 
 
 def turn_on(api: AirflowApi) -> None:
-    """As soon as Airflow has read both DAGs."""
+    """As soon as Airflow has read all DAGs."""
     deadline = time.monotonic() + 120
-    while api.dag_ids() < {"recipe", "provider"}:
+    while not api.dag_ids() >= {"recipe", "rest", *(way.dag_id for way in WAYS)}:
         if (errors := api.import_errors()) or time.monotonic() > deadline:
             raise SystemExit("\n".join(errors.values()) or "Airflow did not read the DAGs within 120 s")
         time.sleep(1)
     api.turn_on("%")
+
+
+def source(side: int) -> bytes:
+    """The product, at most so many pixels wide and high."""
+    from PIL import Image
+
+    with Image.open(PRODUCT) as picture:
+        picture.thumbnail((side, side))
+        file = io.BytesIO()
+        picture.save(file, "png")
+        return file.getvalue()
 
 
 def main() -> int:
@@ -232,16 +273,21 @@ def main() -> int:
     from demo.services import airflow_standalone, sandbox_process, seaweedfs
 
     parser = argparse.ArgumentParser(prog="benchmarks.mapped", description=__doc__.partition("\n")[0])
-    parser.add_argument("products", nargs="?", type=int, default=1000, help="pictures this provider makes")
+    parser.add_argument("products", nargs="*", type=int, default=[40, 1000], help="pictures this provider makes")
     parser.add_argument("--recipe", type=int, default=100, help="pictures the recipe makes; Airflow maps up to 1,024")
     parser.add_argument("--parallelism", type=int, default=4, help="tasks that Airflow runs at once")
+    parser.add_argument("--latency", type=float, default=2.0, help="seconds the vendor works on a picture")
+    parser.add_argument("--side", type=int, default=400, help="pixels of the product's longer side")
+    parser.add_argument(
+        "--ways", type=int, nargs="*", default=range(len(WAYS)), help="of ours; 0: blocking, uncompared"
+    )
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
         seaweedfs(Path(name, "s3"), BUCKET) as s3,
-        sandbox_process(Path(name, "sandbox"), latency=LATENCY) as sandbox,
+        sandbox_process(Path(name, "sandbox"), latency=args.latency) as sandbox,
     ):
-        s3.client().upload_file(str(PRODUCT), BUCKET, SOURCE)
+        s3.client().put_object(Bucket=BUCKET, Key=SOURCE, Body=source(args.side))
         extra = {"allow_private_hosts": True, "requests_per_minute": 600_000, "max_concurrency": IN_FLIGHT}
         connections = {
             "aws_default": s3.aws_connection(),
@@ -251,19 +297,23 @@ def main() -> int:
             ),
         }
         settings = {"AIRFLOW__CORE__PARALLELISM": str(args.parallelism), "PYTHONPATH": str(ROOT)}
-        dags = write_dags(Path(name, "dags"))
-        with (
-            airflow_standalone(Path(name, "airflow"), dags, connections, settings) as airflow,
-            AirflowApi(airflow) as api,
-        ):
+        dags, home = write_dags(Path(name, "dags")), Path(name, "airflow")
+        with airflow_standalone(home, dags, connections, settings) as airflow, AirflowApi(airflow) as api:
             turn_on(api)
-            theirs = measure_recipe(api, s3, sandbox, args.recipe)
-            ours, whole = measure_provider(api, s3, sandbox, args.products)
-    ratio = theirs.per_picture / ours.per_picture
-    print(f"{LATENCY:g} s at the vendor; Airflow with {args.parallelism} slots; {IN_FLIGHT} in flight in one shard")
-    print(f"{'':42}{'pictures':>10}{'tasks':>8}{'seconds':>10}{'s a picture':>12}{'charges':>9}")
-    for measured in (theirs, ours, whole):
-        print(measured)
+            bench = Bench(api, s3, sandbox, home, args.latency)
+            meter = measured.Meter(processes=lambda: measured.tree("standalone"), young=True)
+            bench.run("rest")
+            meter.stop()
+            bench = replace(bench, rest=max(meter.curve))
+            print(f"{args.latency:g} s at the vendor; Airflow with {args.parallelism} slots; {IN_FLIGHT} in flight")
+            print(measured.HEAD)
+            theirs = [bench.recipe(args.recipe)] if args.recipe else []
+            ours = [bench.provider(WAYS[way], count) for count in args.products for way in args.ways]
+    measured.note(*theirs, *ours)
+    if not theirs:
+        return 0
+    best = min(ours, key=lambda it: it.seconds / it.products)
+    ratio = theirs[0].seconds / args.recipe / (best.seconds / best.products)
     print(f"{ratio:.1f} x less time a picture (limit {LIMIT} x)", flush=True)
     return 0 if ratio >= LIMIT else 1
 

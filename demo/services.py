@@ -165,10 +165,16 @@ class S3Service:
     secret_key: str = field(repr=False)
     bucket: str
     browse: str
+    metrics: str
 
     def page(self, uri: str) -> str:
         """The address at which a browser opens an object, or a folder if it ends in a slash."""
         return f"{self.browse}/{uri.removeprefix('s3://')}"
+
+    def requests(self) -> int:
+        """How many requests it has answered, by its own count."""
+        lines = _get(self.metrics).raise_for_status().text.splitlines()
+        return sum(int(float(it.rpartition(" ")[2])) for it in lines if it.startswith("SeaweedFS_s3_request_total"))
 
     def client(self) -> Any:
         session = botocore.session.Session({"profile": (None, None, None, None)})  # AWS_PROFILE is not for here
@@ -203,9 +209,15 @@ def seaweedfs(directory: Path, bucket: str = "catalogue") -> Iterator[S3Service]
     directory = directory.resolve()
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
-    ports = s3, master, volume, filer, admin = free_ports(5)
-    browse = f"http://127.0.0.1:{filer}/buckets"
-    service = S3Service(f"http://127.0.0.1:{s3}", "demo-access-key", secrets.token_urlsafe(24), bucket, browse)
+    ports = s3, master, volume, filer, admin, metrics = free_ports(6)
+    service = S3Service(
+        f"http://127.0.0.1:{s3}",
+        "demo-access-key",
+        secrets.token_urlsafe(24),
+        bucket,
+        browse=f"http://127.0.0.1:{filer}/buckets",
+        metrics=f"http://127.0.0.1:{metrics}/metrics",
+    )
     command = [
         str(SCRIPTS / "weed"),
         "mini",
@@ -218,6 +230,7 @@ def seaweedfs(directory: Path, bucket: str = "catalogue") -> Iterator[S3Service]
         f"-volume.port={volume}",
         f"-filer.port={filer}",
         f"-admin.port={admin}",
+        f"-metricsPort={metrics}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-webdav=false",
@@ -265,6 +278,11 @@ class SandboxService:
     def charges(self) -> Any:
         """Every call that the vendors would have put on the bill."""
         return _get(f"{self.url}/_sandbox/charges").raise_for_status().json()
+
+    def requests(self) -> dict[str, int]:
+        """How many requests of each kind (``submit``, ``poll``, ``download``, …) it has got."""
+        kinds: dict[str, int] = _get(f"{self.url}/_sandbox/requests").raise_for_status().json()["kinds"]
+        return kinds
 
     def bill(self) -> dict[str, int]:
         """The pictures that each vendor would have billed."""

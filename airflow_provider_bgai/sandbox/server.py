@@ -23,7 +23,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_bgai.sandbox.accidents import CutLine, Line, instead, spoiled
-from airflow_provider_bgai.sandbox.faults import Fault
+from airflow_provider_bgai.sandbox.faults import KINDS, Fault
 from airflow_provider_bgai.sandbox.registry import load_vendors
 from airflow_provider_bgai.sandbox.state import Charge, RecordedRequest, State, as_dict
 from airflow_provider_bgai.sandbox.vendor import (
@@ -138,6 +138,7 @@ def _steering(state: State) -> list[Route]:
     async def requests(_: Request) -> Response:
         body = {
             "count": state.request_count(),
+            "kinds": {kind: state.request_count(kind=kind) for kind in KINDS},
             "connections_opened": state.connections_opened,
             "max_in_flight": state.max_in_flight(),
             "requests": [as_dict(each) for each in state.requests],

@@ -198,6 +198,7 @@ class TestOverHttp:
         vendors.submit("picwish")
         answer = vendors.http.get("/_sandbox/requests").json()
         assert (answer["count"], answer["requests"][0]["vendor"]) == (1, "picwish")
+        assert answer["kinds"] == {"submit": 1, "poll": 0, "download": 0, "account": 0}
         assert answer["max_in_flight"] == 1
 
     def test_faults(self, box: Sandbox, vendors: Vendors):
