@@ -69,6 +69,7 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 
 bench: .venv/ready
+	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.landing
 	$(BIN)/python -m benchmarks.planning
