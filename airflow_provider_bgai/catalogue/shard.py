@@ -137,6 +137,7 @@ async def generate(
     begun: Mapping[int, Begun] | None = None,
     later: Collection[int] = (),
     landed: Mapping[int, list[Result]] | None = None,
+    waiting: Collection[str] = (),
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
@@ -145,6 +146,7 @@ async def generate(
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
         a connection that is not proved.
     :param begun, later, landed: of the last pass, where it is known: what need not be looked for.
+    :param waiting: the vendor's tasks that were pending a moment ago: what need not be asked for.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots = asyncio.Semaphore(shard.in_flight)
@@ -155,7 +157,7 @@ async def generate(
 
     async def walk(place: int, *, resumed: bool) -> None:
         async with slots:
-            await _Walk(shard, wanted[place], place, patience, progress, resumed, under_way.get(place)).go()
+            await _Walk(shard, wanted[place], place, patience, progress, resumed, waiting, under_way.get(place)).go()
 
     async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
@@ -224,6 +226,7 @@ class _Walk:
     patience: float | None
     progress: Progress
     resumed: bool
+    waiting: Collection[str]
     begun: Begun | None = None
     call: Call | None = None
     source: Source | None = None
@@ -276,8 +279,9 @@ class _Walk:
             try:
                 self.call = await self._begin(purchase)
                 if self.call.state == "answered":
-                    if self.patience is None and self.call.task_id:
-                        await buyer.collector.park(self.call)
+                    still = self.call.task_id in self.waiting
+                    if self.call.task_id and (still or self.patience is None):
+                        await buyer.collector.park(self.call, resumed=still)
                         raise PollError("its task waits in the triggerer")
                     self.call = await buyer.collect(
                         self.call, timeout=self.patience or 0.0, source=purchase.source.data, policy=shard.policy
