@@ -23,8 +23,10 @@ SPREAD = 0.03
 """Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
 LAST = 0.006
 """Seconds by which a place that is only tried comes later: where all have their part, it should stay with its owner."""
-LATE = 0.01
+LATE = 0.04
 """Seconds after which a beat has passed by."""
+APART = 1.02
+"""So many of the vendor's seconds lie between a request and the one that its window must have left by then."""
 FIRST_TRY, SELDOM = 4, 32
 """Rounds until the first try, and between two tries at most."""
 SETTLE = 10.0
@@ -66,12 +68,14 @@ class Pace:
         self._chance = chance or random.Random()
         self._burst = max(1, min(PLACES, math.floor(per_minute / 60 + 1e-6)))
         self._beat = self._burst * 60 / (per_minute * MARGIN)
+        self._second = self._burst * 60 / per_minute
         self._round = self._burst * math.ceil(PLACES / self._burst)
         count = max(1, round(self._round / side_by_side))
         first = self._chance.randrange(self._round)
         # Evenly spread, so that two who begin with a half each, or eight with an eighth, may fit at once.
         self.places = {(first + place * self._round // count) % self._round for place in range(count)}
         self.resume_at = 0.0
+        self._gone: dict[int, float] = {}  # when the last burst's requests went out
         self._claimed = set(self.places)  # not used so far
         self._turns, self._turn = 1, 0  # of so many rounds in which we come, for who has one place only
         self._taken = self._first(now) - 1
@@ -96,6 +100,19 @@ class Pace:
         self._taken = slot.number
         if slot.tried:
             self._try_at = slot.number + SELDOM * self._round
+
+    def departure(self, slot: Slot, now: float) -> float:
+        """When a request that is ready now goes out, in epoch seconds: late after a late one, so as not to crowd it."""
+        before = list(self._gone.values())[-self._burst] if len(self._gone) >= self._burst else 0.0
+        at = max(slot.at, before + APART * self._second)
+        self.departed(slot, max(at, now))
+        return at
+
+    def departed(self, slot: Slot, now: float) -> None:
+        """It has gone out."""
+        self._gone[slot.number] = now
+        if len(self._gone) > self._burst:
+            del self._gone[next(iter(self._gone))]
 
     def accepted(self, slot: Slot) -> None:
         """The vendor did not refuse it."""

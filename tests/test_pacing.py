@@ -98,6 +98,7 @@ class Vendor:
                     at(slot.at - skew, send)
                     return
                 pace.take(slot)
+                wait = max(0.0, pace.departure(slot, now + skew) - skew - now)
 
                 def arrive(now: float) -> None:
                     accepted = self.takes(now)
@@ -110,7 +111,7 @@ class Vendor:
                 def refused(now: float) -> None:
                     pace.refused(slot, now + skew)
 
-                at(now + min(chance.expovariate(1 / WAY), 6 * WAY), arrive)
+                at(now + wait + min(chance.expovariate(1 / WAY), 6 * WAY), arrive)
                 at(now + 1e-5, send)
 
             return send

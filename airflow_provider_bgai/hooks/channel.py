@@ -179,8 +179,9 @@ class Channel:
         now = time.time()
         took = min(now - turn.granted, MAX_LEAD)
         self._lead = max(took, self._lead + (took - self._lead) / 50)
-        if (wait := turn.slot.at - now) > 0:
+        if (wait := self.pace.departure(turn.slot, now) - now) > 0:
             await asyncio.sleep(wait)
+            self.pace.departed(turn.slot, time.time())
 
     def build(self, outgoing: Outgoing, headers: Mapping[str, str]) -> httpx.Request:
         """The paid request as it will be sent. :raises ValueError, TypeError: for what cannot be put on the wire."""
