@@ -18,11 +18,16 @@ from typing import Literal
 # "not found" it is not propagation any more.
 NOT_FOUND_GRACE = 60.0
 
-# Of many tasks submitted together, so many are asked at first. The others are asked once one of these has ended,
-# when they are likely to have ended, too: polls count against the vendor's rate, and each should bring a picture.
-SCOUTS = 4
-# After this many seconds they are asked even so.
+# Of many tasks one in so many is asked at first, but 4 to 16. The others are asked once these have ended, when they are
+# likely to have ended, too: polls count against the vendor's rate, and each should bring a picture.
+SCOUT_IN = 64
+FEWEST_SCOUTS, MOST_SCOUTS = 4, 16
+# The last scout is waited for so much longer than the others took: it may be stuck.
+STRAGGLER = 1.5
+# After this many seconds the others are asked even so.
 SCOUTING = 60.0
+# Of tasks that are waited for one by one, so many are to have ended when they are asked for the first time.
+ENDED_AT_FIRST = 0.9
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,35 @@ def unknown_is_lost(missing_for: float, *, age: float | None = None, once: bool 
     return missing_for >= NOT_FOUND_GRACE or (once and age is not None and age >= NOT_FOUND_GRACE)
 
 
+class Usual:
+    """How long tasks usually take, learned from those that were asked for: most have ended when they are asked first.
+
+    :ivar seconds: the age at which :data:`ENDED_AT_FIRST` of them have ended; 0 as long as nothing is known.
+    """
+
+    STEP = 0.1
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def first_poll(self, policy: PollPolicy) -> float:
+        """At which age (seconds) to ask for a task for the first time."""
+        return min(max(policy.interval, self.seconds), policy.max_interval)
+
+    def learn(self, first_poll: float, ended: float | None = None) -> None:
+        """What a task's polls have found.
+
+        :param first_poll: the age that was asked for.
+        :param ended: the age at which a later poll found that it had ended; None if the first one did.
+        """
+        if not self.seconds:
+            self.seconds = ended or first_poll
+            return
+        # Steps up and down are as long as the others are frequent, so they cancel each other at the age looked for.
+        share = ENDED_AT_FIRST - 1 if ended is None else ENDED_AT_FIRST
+        self.seconds = first_poll * (1 + self.STEP * share)
+
+
 class TaskWatch:
     """Many task IDs waited for at once, as one pure state.
 
@@ -103,11 +137,13 @@ class TaskWatch:
         """Task ID -> the last poll's error, for those not ended."""
         self._interval: dict[str, float] = dict.fromkeys(task_ids, self.policy.interval)
         self._missing_since: dict[str, float] = {}
+        self.answers = 0
+        """Polls that were answered."""
         self._first_end: float | None = None
         self._due: list[tuple[float, str]] = []
-        self._plan(list(self._interval)[:SCOUTS], now)
-        self._unasked = list(self._interval)[SCOUTS:]
-        self._scouted_until = now + SCOUTING
+        self._unasked = list(self._interval)
+        self._called: set[str] = set()
+        self._send_scouts(now)
 
     @property
     def pending(self) -> list[str]:
@@ -124,6 +160,7 @@ class TaskWatch:
 
     def saw(self, task_id: str, state: str, now: float) -> None:
         """A poll was answered: ``pending``, ``succeeded`` or ``failed``."""
+        self.answers += 1
         self.problems.pop(task_id, None)
         self._missing_since.pop(task_id, None)
         if state == "pending":
@@ -160,33 +197,61 @@ class TaskWatch:
         if self._first_end is not None and now - self._first_end >= self.policy.land_within:
             return Decision("land")
         self._call_others(now)
-        times = [self.deadline, self._scouted_until] if self._unasked else [self.deadline]
+        times = [self.deadline]
+        if self._unasked and not self._called:
+            times.append(self._scouted_until)
         if self._due:
             times.append(self._due[0][0])
         if self._first_end is not None:
             times.append(self._first_end + self.policy.land_within)
         return Decision("poll", max(0.0, min(times) - now))
 
-    def _plan(self, task_ids: list[str], now: float) -> None:
+    def _plan(self, task_ids: Iterable[str], now: float) -> None:
         # Spread over one interval, so that a thousand tasks do not ask as one.
-        spread = self.policy.interval / max(1, len(task_ids))
-        for place, task_id in enumerate(task_ids):
+        names = list(task_ids)
+        spread = self.policy.interval / max(1, len(names))
+        for place, task_id in enumerate(names):
             heapq.heappush(self._due, (now + place * spread, task_id))
 
+    def _send_scouts(self, now: float) -> None:
+        count = min(max(FEWEST_SCOUTS, len(self._unasked) // SCOUT_IN), MOST_SCOUTS)
+        # From everywhere: what was submitted early has ended early.
+        self._scouts = set(self._unasked[:: -(-len(self._unasked) // count) or 1])
+        scouts = [task_id for task_id in self._unasked if task_id in self._scouts]
+        self._unasked = [task_id for task_id in self._unasked if task_id not in self._scouts]
+        self._scouting_since, self._scouted_until = now, now + SCOUTING
+        self._plan(scouts, now)
+
     def _call_others(self, now: float) -> None:
-        since = self._scouted_until if self._first_end is None else self._first_end
-        if self._unasked and now >= since:
-            self._plan(self._unasked, since)
-            self._unasked = []
+        if self._unasked and not self._called and now >= self._scouted_until:
+            self._plan(self._unasked, self._scouted_until)
+            self._called, self._unasked = set(self._unasked), []
 
     def _again(self, task_id: str, now: float, at_least: float = 0.0) -> None:
         interval = self._interval[task_id]
         self._interval[task_id] = min(interval * self.policy.growth, self.policy.max_interval)
-        # Jitter keeps tasks that were submitted together from asking together.
-        delay = max(at_least, interval * random.uniform(0.85, 1.15))
-        heapq.heappush(self._due, (now + delay, task_id))
+        if task_id in self._called and not at_least:
+            self._unasked.append(task_id)  # its next scouts tell when
+        else:
+            # Jitter keeps tasks that were submitted together from asking together.
+            delay = max(at_least, interval * random.uniform(0.85, 1.15))
+            heapq.heappush(self._due, (now + delay, task_id))
+        self._answered(task_id, now)
 
     def _end(self, task_id: str, state: str, now: float) -> None:
         self.ended[task_id] = state
         if self._first_end is None:
             self._first_end = now
+        if task_id in self._scouts:
+            self._scouts.discard(task_id)
+            took = now - self._scouting_since
+            if len(self._scouts) <= 1:
+                until = now if not self._scouts else self._scouting_since + took * STRAGGLER
+                self._scouted_until = min(self._scouted_until, until)
+        self._answered(task_id, now)
+
+    def _answered(self, task_id: str, now: float) -> None:
+        if task_id in self._called:
+            self._called.discard(task_id)
+            if not self._called and self._unasked:
+                self._send_scouts(now + self.policy.interval)

@@ -301,13 +301,13 @@ class SandboxService:
 
 
 @contextmanager
-def sandbox_process(directory: Path, latency: float = 1.0) -> Iterator[SandboxService]:
-    """The sandbox as a server of its own; every picture takes it `latency` seconds."""
+def sandbox_process(directory: Path, latency: float = 1.0, *options: str) -> Iterator[SandboxService]:
+    """The sandbox as a server of its own; every picture takes it `latency` seconds. `options` are its command's."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     service = SandboxService(f"http://127.0.0.1:{port}")
     command = [sys.executable, "-m", "airflow_provider_bgai.sandbox", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--latency", str(latency)]
+    command += ["--port", str(port), "--latency", str(latency), *options]
     log = directory / "sandbox.log"
     with running(command, log) as process:
         wait_ready("the sandbox", process, log, lambda: _sells(service), timeout=60)

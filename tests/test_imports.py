@@ -16,7 +16,7 @@ LOOK = """
 import builtins, json, sys
 from pathlib import Path
 
-heavy = {"httpx", "PIL", "numpy", "cv2", "boto3", "botocore", "aiolimiter", "starlette", "uvicorn"}
+heavy = {"httpx", "PIL", "numpy", "cv2", "boto3", "botocore", "starlette", "uvicorn"}
 heavy.add("airflow.providers.amazon")
 import airflow.providers.common.compat.sdk as sdk
 from airflow.dag_processing.dagbag import DagBag

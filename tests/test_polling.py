@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_bgai.polling import (
+    FEWEST_SCOUTS,
+    MOST_SCOUTS,
     NOT_FOUND_GRACE,
     SCOUTING,
-    SCOUTS,
     PollPolicy,
     Refusals,
     TaskWatch,
+    Usual,
     askable,
     unknown_is_lost,
 )
@@ -113,19 +118,34 @@ def test_the_interval_grows_from_its_start_to_its_bound_with_some_jitter(policy,
         assert watch.due(now, 1) == ["task"] or watch.due(now + 1e-3, 1) == ["task"]
 
 
-@given(st.integers(1, 1000), st.floats(0.1, 10))
-def test_scouts_are_asked_first_and_the_others_spread_over_one_interval_once_one_has_ended(count, interval):
+@given(st.integers(1, 2000), st.floats(0.1, 10))
+def test_scouts_from_everywhere_are_asked_first_and_the_others_once_these_have_ended(count, interval):
     task_ids = [f"task-{number}" for number in range(count)]
     watch = TaskWatch(task_ids, deadline=START + 99, now=START, policy=PollPolicy(interval=interval))
     scouts = watch.due(START + interval, count)
-    assert scouts == task_ids[:SCOUTS]
-    assert watch.due(START + interval, count) == []
+    assert min(count, FEWEST_SCOUTS) // 2 <= len(scouts) <= MOST_SCOUTS
+    places = [task_ids.index(scout) for scout in scouts]
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert count - places[-1] <= -(-count // len(scouts))
     ended = START + interval
-    watch.saw(scouts[0], "succeeded", ended)
+    for scout in scouts:
+        assert watch.due(ended, count) == []
+        watch.saw(scout, "succeeded", ended)
     others = count - len(scouts)
     half = watch.due(ended + interval / 2, count)
     assert abs(len(half) - others / 2) <= 1
-    assert sorted(half + watch.due(ended + interval, count)) == sorted(task_ids[SCOUTS:])
+    assert half + watch.due(ended + interval, count) == [task_id for task_id in task_ids if task_id not in scouts]
+
+
+def test_a_scout_that_is_stuck_does_not_hold_up_the_others_for_long():
+    watch = TaskWatch(map(str, range(20)), deadline=START + 900, now=START)
+    stuck, *scouts = watch.due(START + 2, 20)
+    for scout in scouts:
+        watch.saw(scout, "succeeded", START + 10)
+    watch.saw(stuck, "pending", START + 10)
+    assert watch.due(START + 14.9, 20) in ([], [stuck])
+    assert len(watch.due(START + 17.1, 20)) >= 20 - len(scouts) - 1
 
 
 def test_the_others_are_asked_even_if_no_scout_ends():
@@ -135,31 +155,78 @@ def test_the_others_are_asked_even_if_no_scout_ends():
         for task_id in watch.due(now, 20):
             asked.add(task_id)
             watch.missed(task_id, "the line is down", now)
-        assert len(asked) <= SCOUTS or now >= START + SCOUTING
+        assert len(asked) <= FEWEST_SCOUTS or now >= START + SCOUTING
         now += watch.decide(now).wait + 1e-3
     assert len(asked) == 20
 
 
-@pytest.mark.parametrize("seconds", [1.0, 5.0, 20.0, 45.0])
-def test_hundreds_of_tasks_cost_hardly_more_polls_than_pictures(seconds):
-    """Tasks that all take about as long, up to 10 % more."""
-    ends = {f"task-{number}": START + seconds * (1 + number % 11 / 100) for number in range(300)}
-    watch = TaskWatch(ends, deadline=START + 900, now=START)
+def polls_of(ends: dict[str, float], a_second: float = 1000.0) -> tuple[float, float]:
+    """Polls a task until all have ended, and seconds from the last end until it is known."""
+    watch = TaskWatch(ends, deadline=START + 9000, now=START, policy=PollPolicy(land_within=9000))
     now, polls = START, 0
     while (decision := watch.decide(now)).action == "poll":
         now += decision.wait
-        for task_id in watch.due(now, 300):
+        for task_id in watch.due(now, 16):
             polls += 1
+            now += 1 / a_second
             watch.saw(task_id, "succeeded" if now >= ends[task_id] else "pending", now)
     assert decision.action == "done"
-    assert polls <= 1.25 * len(ends)
+    return polls / len(ends), now - max(ends.values())
+
+
+TIMES: dict[str, Callable[[random.Random], float]] = {
+    "1 to 30 s": lambda chance: chance.uniform(1, 30),
+    "20 s": lambda chance: 20.0,
+    "20 to 22 s": lambda chance: chance.uniform(20, 22),
+    "mostly 7 s, some a minute": lambda chance: chance.lognormvariate(2, 0.6),
+}
+
+
+@pytest.mark.parametrize("submitted_over", [0, 60])
+@pytest.mark.parametrize("count", [1000, 10_000])
+@pytest.mark.parametrize("times", TIMES)
+def test_thousands_of_tasks_cost_hardly_more_polls_than_pictures(times, count, submitted_over):
+    chance = random.Random(7)
+    begun = [START - submitted_over * (1 - number / count) for number in range(count)]
+    polls, late = polls_of({f"task-{n}": at + TIMES[times](chance) for n, at in enumerate(begun)})
+    assert polls <= 1.2
+    assert late <= 12 + count / 1000 * 2  # and the vendor is asked a thousand times a second
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_slow_vendor_is_asked_without_a_break_once_the_scouts_have_ended(times):
+    chance = random.Random(7)
+    ends = {f"task-{number}": START + TIMES[times](chance) for number in range(1000)}
+    polls, late = polls_of(ends, a_second=2)
+    assert polls <= 1.05
+    assert late <= 1000 / 2 * 1.05 + SCOUTING
+
+
+@pytest.mark.parametrize(("times", "at_most"), [("20 s", 1.15), ("20 to 22 s", 1.15), ("1 to 30 s", 1.25)])
+def test_tasks_that_are_waited_for_one_by_one_tell_each_other_how_long_they_take(times, at_most):
+    chance, usual, policy, polls = random.Random(7), Usual(), PollPolicy(), 0
+    for _ in range(400):
+        takes, first, interval = TIMES[times](chance), usual.first_poll(policy), policy.interval
+        polls, age = polls + 1, first
+        while age < takes:
+            polls, age, interval = polls + 1, age + interval, interval * policy.growth
+        usual.learn(first, None if age == first else age)
+    assert polls / 400 <= at_most
+    assert policy.interval <= usual.first_poll(policy) <= policy.max_interval
+
+
+def test_what_is_known_of_other_tasks_is_no_reason_to_ask_before_one_interval():
+    usual, policy = Usual(), PollPolicy(interval=5)
+    for _ in range(50):
+        usual.learn(usual.first_poll(policy))
+        assert usual.first_poll(policy) == 5
 
 
 @given(st.integers(1, 20))
 def test_no_more_are_taken_than_there_are_slots(limit):
     watch = TaskWatch(map(str, range(20)), deadline=START + 99, now=START)
-    assert len(watch.due(START + 10, limit)) == min(limit, SCOUTS)
-    assert len(watch.due(START + SCOUTING + 3, limit)) == min(limit, 20 - min(limit, SCOUTS))
+    assert len(watch.due(START + 10, limit)) == min(limit, FEWEST_SCOUTS)
+    assert len(watch.due(START + SCOUTING + 3, limit)) == min(limit, 20 - min(limit, FEWEST_SCOUTS))
 
 
 def test_a_duplicate_is_asked_once():

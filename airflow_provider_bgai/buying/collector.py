@@ -80,8 +80,14 @@ class Collector:
         """An earlier pass of this task has sent it and handed it on: its marker need not be put again."""
         self._handed_on.add(call.call_id)
 
-    async def park(self, call: Call) -> None:
-        """Leave a call under way beyond this pass."""
+    async def park(self, call: Call, *, resumed: bool = False) -> None:
+        """Leave a call under way beyond this pass.
+
+        :param resumed: it is an earlier pass's, so its brake does not know yet that it is under way.
+        """
+        if resumed and (brake := self.brakes.get(call.conn_id)) is not None:
+            brake.resume()
+            self._entered.add(call.call_id)
         if call.call_id in self._entered and (brake := self.brakes.get(call.conn_id)) is not None:
             self._entered.discard(call.call_id)
             await brake.park()

@@ -138,6 +138,7 @@ async def generate(
     begun: Mapping[int, Begun] | None = None,
     later: Collection[int] = (),
     landed: Mapping[int, list[Result]] | None = None,
+    waiting: Collection[str] = (),
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
@@ -146,6 +147,7 @@ async def generate(
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
         a connection that is not proved.
     :param begun, later, landed: of the last pass, where it is known: what need not be looked for.
+    :param waiting: the vendor's tasks that were pending a moment ago: what need not be asked for.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots, finishing = asyncio.Semaphore(shard.in_flight), asyncio.Semaphore(shard.in_flight)
@@ -155,8 +157,8 @@ async def generate(
     under_way = begun or {}
 
     async def walk(place: int, *, resumed: bool) -> None:
-        begun = under_way.get(place)
-        await _Walk(shard, wanted[place], place, patience, progress, resumed, slots, finishing, begun).go()
+        alike = shard, patience, progress, resumed, waiting, slots, finishing
+        await _Walk(wanted[place], place, *alike, under_way.get(place)).go()
 
     async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
@@ -219,12 +221,13 @@ def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> list[Resu
 class _Walk:
     """One wanted picture on its way."""
 
-    shard: Shard
     item: Wanted
     place: int
+    shard: Shard
     patience: float | None
     progress: Progress
     resumed: bool
+    waiting: Collection[str]
     slots: asyncio.Semaphore
     finishing: asyncio.Semaphore
     begun: Begun | None = None
@@ -285,8 +288,9 @@ class _Walk:
             try:
                 self.call = await self._begin(purchase)
                 if self.call.state == "answered":
-                    if self.patience is None and self.call.task_id:
-                        await buyer.collector.park(self.call)
+                    still = self.call.task_id in self.waiting
+                    if self.call.task_id and (still or self.patience is None):
+                        await buyer.collector.park(self.call, resumed=still)
                         raise PollError("its task waits in the triggerer")
                     self.call = await buyer.collect(
                         self.call, timeout=self.patience or 0.0, source=purchase.source.data, policy=shard.policy

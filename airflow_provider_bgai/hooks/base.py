@@ -28,7 +28,7 @@ from airflow_provider_bgai.hooks.channel import Channel, Channels, Outgoing, ret
 from airflow_provider_bgai.hooks.meaning import Answer
 from airflow_provider_bgai.hooks.vendor import Vendor
 from airflow_provider_bgai.models import BackgroundRequest, Generation
-from airflow_provider_bgai.polling import PollPolicy, Refusals, TaskWatch, askable
+from airflow_provider_bgai.polling import PollPolicy, Refusals, TaskWatch, Usual, askable
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.storage import Storage
@@ -39,8 +39,7 @@ SUBMIT_ATTEMPTS = 4
 class BackgroundHook(Vendor):
     """Base of the vendors' hooks: what users, operators and triggers call.
 
-    :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in
-        the connection form.
+    :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in its form.
     :param storage: where ``s3://`` images are read, and local ones staged; None: by ``aws_conn_id``.
     :param staging: an ``s3://`` prefix where local images are put for vendors that take URLs only.
     :param given: ``connection`` and ``shards``, see :class:`~airflow_provider_bgai.hooks.connection.ConnectedHook`.
@@ -61,7 +60,8 @@ class BackgroundHook(Vendor):
             self.storage = storage
         self.staging = staging
         self._channels = Channels()
-        self._refusals = Refusals()
+        self.refusals = Refusals()
+        self.usual = Usual()
 
     @cached_property
     def storage(self) -> Storage:
@@ -180,7 +180,7 @@ class BackgroundHook(Vendor):
         """As ever; and if it was too fast, the whole connection slows down."""
         error = super().failure(answer, paid=paid, task_id=task_id)
         if isinstance(error, RateLimitError):
-            self._channels.pause(error.retry_after)
+            self._channels.refused(error.retry_after)
         return error
 
     async def submit(self, request: BackgroundRequest) -> Generation:
@@ -212,8 +212,8 @@ class BackgroundHook(Vendor):
         headers = self.checked_headers()
         async with channel.turn():
             answer = await channel.ask(method, path, headers)
-        if not 200 <= answer.status < 300:
-            raise self.failure(answer, paid=False)
+            if not 200 <= answer.status < 300:
+                raise self.failure(answer, paid=False)
         return answer
 
     async def poll(self, task_id: str) -> Generation:
@@ -243,11 +243,11 @@ class BackgroundHook(Vendor):
 
         :param timeout: seconds.
         :param age: seconds since the vendor's answer, by one clock: no poll is spent before one interval has passed,
-            and a task that is old enough and unknown to the vendor is lost at once.
+            nor before most other tasks had ended; one that is old enough and unknown to the vendor is lost at once.
         :param count: how many pictures were asked for: another number is warned of.
         :raises PollError: at the time-out; carries the task ID, which stays collectable.
         """
-        ended = await waiting.wait_for(self, generation, self._refusals, timeout=timeout, policy=policy, age=age)
+        ended = await waiting.wait_for(self, generation, timeout=timeout, policy=policy, age=age)
         return ended if count is None else _counted(ended, count)
 
     async def watch(self, watch: TaskWatch) -> dict[str, Generation]:
@@ -257,7 +257,7 @@ class BackgroundHook(Vendor):
         :raises AuthenticationError: after three refusals of the key in a row.
         """
         await self._open()
-        return await waiting.watch(self, watch, self._refusals)
+        return await waiting.watch(self, watch)
 
     async def poll_all(self, task_ids: Iterable[str]) -> dict[str, Generation]:
         """Ask once for each of many tasks.
@@ -266,7 +266,7 @@ class BackgroundHook(Vendor):
         :raises AuthenticationError: if the key was refused for every one of them.
         """
         await self._open()
-        return await waiting.poll_all(self, task_ids, self._refusals)
+        return await waiting.poll_all(self, task_ids)
 
     # --- fetching, which is free ---------------------------------------------------------------------
 

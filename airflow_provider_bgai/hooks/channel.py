@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_bgai import web
 from airflow_provider_bgai.exceptions import BgaiError, NeverSentError, PollError, RateLimitError, UnknownOutcomeError
 from airflow_provider_bgai.hooks.meaning import Answer
+from airflow_provider_bgai.pacing import Pace, Slot
 
 if TYPE_CHECKING:
     import httpx
     import tenacity
-    from aiolimiter import AsyncLimiter
 
     from airflow_provider_bgai.hooks.connection import Settings
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 100 * 1024 * 1024
 # A vendor's Retry-After beyond this is not waited for inside one call; Airflow's retry is the better place.
 MAX_RETRY_AFTER = 120.0
+# A turn begins so many seconds before its request may go out, at most: that long it may lie ready, recorded as sent.
+MAX_LEAD = 0.25
 # What a gateway or a proxy answers for a host that it cannot reach.
 _NOBODY_BEHIND = (502, 503, 504)
 
@@ -64,15 +69,46 @@ class Outgoing:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass
+class Turn:
+    """One request's turn: when it may go out, and what became of it.
+
+    :param granted: epoch seconds.
+    """
+
+    slot: Slot
+    granted: float
+    sent: bool = False
+    answered: bool = False
+    refused: bool = False
+
+
+_TURN: ContextVar[Turn | None] = ContextVar("turn", default=None)
+"""The running task's last one: some answers are understood only after it."""
+
+_OPEN: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def pace_of(settings: Settings) -> Pace:
+    """This process's pace with a vendor's key: ten triggers of a triggerer are one of its users, not ten."""
+
+    def name(of: Settings) -> tuple[str, str, float]:
+        return of.base_url, of.key, of.requests_per_minute
+
+    for channel in list(_OPEN):
+        if name(channel.settings) == name(settings):
+            return channel.pace
+    return Pace(settings.requests_per_minute, settings.shards, now=time.time())
+
+
 class Channel:
-    """What the calls of one connection share on one event loop: clients, rate, slots, and the pause after a 429.
+    """What the calls of one connection share on one event loop: clients, pace and slots.
 
     :raises UnreachableError: for a proxy in the environment that cannot be spoken to.
     """
 
     def __init__(self, settings: Settings) -> None:
         import httpx
-        from aiolimiter import AsyncLimiter
 
         # httpx logs every URL at INFO: prompts of GET requests and signed links would stand in task logs.
         logger = logging.getLogger("httpx")
@@ -89,34 +125,63 @@ class Channel:
         self._fresh, self._kept = client(0), client(settings.max_concurrency)
         self.lines = web.Lines(settings.max_concurrency)
         """To where the results lie."""
-        # A burst of at most one second's worth, so that a vendor that counts per second is not overrun.
-        burst = max(1.0, settings.requests_per_minute / 60)
-        self.limiter: AsyncLimiter = AsyncLimiter(burst, burst * 60 / settings.requests_per_minute)
+        self.pace = pace_of(settings)
+        _OPEN.add(self)
         self.slots = asyncio.Semaphore(settings.max_concurrency)
-        self._resume_at = 0.0
+        self._in_order = asyncio.Lock()
+        self._lead = 0.0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A slot, within the rate, after any pause.
+        """A slot, within the rate, after any pause. The first request made in it is the one that it is for.
 
         :raises RateLimitError: if the vendor asked for a longer pause than one call waits for.
         """
         async with self.slots:
-            await self._after_pause()
-            await self.limiter.acquire()
-            await self._after_pause()  # one that began while the rate was waited for
-            yield
+            async with self._in_order:
+                turn = await self._granted()
+            _TURN.set(turn)
+            try:
+                yield
+            finally:
+                if turn.answered and not turn.refused:
+                    self.pace.accepted(turn.slot)
 
-    def pause(self, seconds: float | None) -> None:
-        """Let no request of this connection start for so many seconds; None: for one."""
-        self._resume_at = max(self._resume_at, self.loop.time() + (1.0 if seconds is None else seconds))
+    def refused(self, retry_after: float | None) -> None:
+        """The request of this turn was too fast: nothing more of this connection starts for so many seconds.
 
-    async def _after_pause(self) -> None:
-        while (left := self._resume_at - self.loop.time()) > 0:
-            if left > MAX_RETRY_AFTER:
+        :param retry_after: seconds; None where the vendor names none.
+        """
+        turn = _TURN.get()
+        if turn is not None:
+            turn.refused = True
+            self.pace.refused(turn.slot, time.time(), retry_after)
+
+    async def _granted(self) -> Turn:
+        while True:
+            now = time.time()
+            if (left := self.pace.resume_at - now) > MAX_RETRY_AFTER:
                 problem = f"the vendor asked to wait {left:,.0f} s more before the next request"
                 raise self.settings.error(RateLimitError, problem, retry_after=left)
-            await asyncio.sleep(left)
+            slot = self.pace.next(now)
+            # A little early: what is still to be done until the first byte is to be done by then.
+            if (wait := slot.at - self._lead - now) <= 0:
+                self.pace.take(slot)
+                return Turn(slot, now)
+            await asyncio.sleep(wait)
+
+    async def _depart(self) -> None:
+        """Wait until the request, which is ready, may go out."""
+        turn = _TURN.get()
+        if turn is None or turn.sent:
+            return
+        turn.sent = True
+        now = time.time()
+        took = min(now - turn.granted, MAX_LEAD)
+        self._lead = max(took, self._lead + (took - self._lead) / 50)
+        if (wait := self.pace.departure(turn.slot, now) - now) > 0:
+            await asyncio.sleep(wait)
+            self.pace.departed(turn.slot, time.time())
 
     def build(self, outgoing: Outgoing, headers: Mapping[str, str]) -> httpx.Request:
         """The paid request as it will be sent. :raises ValueError, TypeError: for what cannot be put on the wire."""
@@ -169,6 +234,7 @@ class Channel:
             if not out:
                 if before is not None:
                     await before()
+                await self._depart()
                 out = True
                 deadline.reschedule(self.loop.time() + self.settings.timeout)
 
@@ -182,7 +248,7 @@ class Channel:
         request.stream = _announced(request.stream, let_out)
         try:
             async with asyncio.timeout(self.settings.timeout) as deadline:
-                return await _read_answer(client, request)
+                answer = await _read_answer(client, request)
         except (httpx.HTTPError, TimeoutError) as failed:
             # By its type alone: its text may hold a URL, which may hold a signature.
             name = type(failed).__name__
@@ -191,6 +257,9 @@ class Channel:
             raise error(unclear, f"the line dropped after the request went out ({name})") from None
         except _TooLarge:
             raise error(unclear, f"the answer was larger than {MAX_BYTES:,} bytes") from None
+        if (turn := _TURN.get()) is not None:
+            turn.answered = True
+        return answer
 
     async def check_host(self) -> None:
         """Results of a private host could not be fetched, so nothing is paid there.
@@ -218,6 +287,7 @@ class Channel:
 
     async def aclose(self) -> None:
         """Close the clients."""
+        _OPEN.discard(self)
         await self._fresh.aclose()
         await self._kept.aclose()
         await self.lines.aclose()
@@ -244,10 +314,10 @@ class Channels:
             raise settings.wrong(f"goes to {settings.base_url}, which cannot be used: {error}") from None
         return channel
 
-    def pause(self, seconds: float | None) -> None:
-        """As :meth:`Channel.pause`, if there is one."""
+    def refused(self, retry_after: float | None) -> None:
+        """As :meth:`Channel.refused`, if there is one."""
         if self._channel is not None:
-            self._channel.pause(seconds)
+            self._channel.refused(retry_after)
 
     async def aclose(self) -> None:
         """Close the channel of this loop."""

@@ -33,7 +33,9 @@ class Settings:
     :param label: the vendor's name in messages.
     :param key: the API key, possibly empty.
     :param base_url: without a trailing slash.
-    :param requests_per_minute, max_concurrency: this task's part of what the connection allows.
+    :param requests_per_minute: what the connection allows all processes together.
+    :param shards: how many of them are known to use it side by side.
+    :param max_concurrency: this one's part of what the connection allows.
     :param timeout: seconds one call may take in all.
     :param price_per_image: None where it is not known; never taken for 0.
     :param extra: all extras of the connection, for the vendor's own.
@@ -45,6 +47,7 @@ class Settings:
     key: str = field(repr=False)
     base_url: str
     requests_per_minute: float
+    shards: int
     max_concurrency: int
     timeout: float
     price_per_image: Decimal | None
@@ -78,7 +81,8 @@ class ConnectedHook(BaseHook):
 
     :param conn_id: the Airflow connection: password = API key, host = another base URL, extras as in the form.
     :param connection: the connection, if it has been looked up already.
-    :param shards: how many tasks use the connection side by side: each gets that part of its rate and slots.
+    :param shards: how many tasks use the connection side by side: each begins with that part of its rate, and gets
+        that part of its slots.
     :ivar counts: for metrics: ``polls``, ``too_fast`` (answers of 429), ``in_doubt`` (paid requests).
     """
 
@@ -208,7 +212,8 @@ def read_settings(hook: ConnectedHook, connection: Any, extra: Mapping[str, Any]
         label=hook.hook_name,
         key=(connection.password or "").strip(),
         base_url=base_url,
-        requests_per_minute=rate / hook.shards,
+        requests_per_minute=rate,
+        shards=hook.shards,
         max_concurrency=max(1, slots // hook.shards),
         timeout=read("timeout", hook.default_timeout, _positive, "must be seconds above 0"),
         price_per_image=read("price_per_image", None, _price, "must be an amount like 0.05"),

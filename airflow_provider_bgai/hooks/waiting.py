@@ -19,13 +19,13 @@ from airflow_provider_bgai.exceptions import (
     TaskNotFoundError,
 )
 from airflow_provider_bgai.models import Generation
-from airflow_provider_bgai.polling import PollPolicy, Refusals, TaskWatch, unknown_is_lost
+from airflow_provider_bgai.polling import PollPolicy, TaskWatch, unknown_is_lost
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.hooks.base import BackgroundHook
 
 
-async def watch(hook: BackgroundHook, watch: TaskWatch, refusals: Refusals) -> dict[str, Generation]:
+async def watch(hook: BackgroundHook, watch: TaskWatch) -> dict[str, Generation]:
     """Poll many tasks side by side until the watch decides otherwise.
 
     :returns: the generations that ended, by task ID.
@@ -38,7 +38,7 @@ async def watch(hook: BackgroundHook, watch: TaskWatch, refusals: Refusals) -> d
             generation = await hook.poll(task_id)
         except AuthenticationError as error:
             watch.missed(task_id, str(error), time.time())
-            if refusals.refused():
+            if hook.refusals.refused():
                 raise
         except (PollError, RateLimitError) as error:
             missing = isinstance(error, TaskNotFoundError)
@@ -46,7 +46,7 @@ async def watch(hook: BackgroundHook, watch: TaskWatch, refusals: Refusals) -> d
             if watch.ended.get(task_id) == "not_found":
                 ended[task_id] = _lost(hook, task_id, str(error))
         else:
-            refusals.answered()
+            hook.refusals.answered()
             watch.saw(task_id, generation.state, time.time())
             if generation.state != "pending":
                 ended[task_id] = generation
@@ -77,13 +77,13 @@ async def watch(hook: BackgroundHook, watch: TaskWatch, refusals: Refusals) -> d
 async def wait_for(
     hook: BackgroundHook,
     generation: Generation,
-    refusals: Refusals,
     *,
     timeout: float,
     policy: PollPolicy | None,
     age: float | None,
 ) -> Generation:
     """Poll one task until it ends; with a timeout of 0, once. Parameters as :meth:`BackgroundHook.wait_for`.
+
 
     :returns: succeeded or failed; failed with reason "lost" if the vendor certainly knows the task no more.
     """
@@ -92,12 +92,15 @@ async def wait_for(
     policy = policy or PollPolicy()
     if timeout:
         now = time.time()
-        first = now if age is None else now + max(0.0, policy.interval - age)
+        wanted = min(hook.usual.first_poll(policy), max(policy.interval, timeout / 2))
+        first = now if age is None else now + max(0.0, wanted - age)
         waiting = TaskWatch([task_id], deadline=now + timeout, now=first, policy=policy)
         ended = (await hook.watch(waiting)).get(task_id)
+        if age is not None and age < wanted and ended is not None:
+            hook.usual.learn(wanted, None if waiting.answers == 1 else age + time.time() - now)
         problem = waiting.problems.get(task_id, "still pending")
     else:
-        ended, problem = await _ask_once(hook, task_id, refusals, age)
+        ended, problem = await _ask_once(hook, task_id, age)
     if ended is None:
         raise PollError(
             f"{hook.vendor} task {task_id} did not end within {timeout:g} s ({problem}). "
@@ -109,14 +112,12 @@ async def wait_for(
     return replace(ended, seed=ended.seed or generation.seed, model=ended.model or generation.model)
 
 
-async def _ask_once(
-    hook: BackgroundHook, task_id: str, refusals: Refusals, age: float | None
-) -> tuple[Generation | None, str]:
+async def _ask_once(hook: BackgroundHook, task_id: str, age: float | None) -> tuple[Generation | None, str]:
     try:
         found = await hook.poll(task_id)
-        refusals.answered()
+        hook.refusals.answered()
     except AuthenticationError as error:
-        if refusals.refused():
+        if hook.refusals.refused():
             raise
         return None, str(error)
     except TaskNotFoundError as error:
@@ -127,7 +128,7 @@ async def _ask_once(
     return (None if found.state == "pending" else found), "still pending"
 
 
-async def poll_all(hook: BackgroundHook, task_ids: Iterable[str], refusals: Refusals) -> dict[str, Generation]:
+async def poll_all(hook: BackgroundHook, task_ids: Iterable[str]) -> dict[str, Generation]:
     """Ask once for each of many tasks.
 
     :returns: those that have ended, by task ID; not those that are pending or could not be asked for now.
@@ -140,12 +141,12 @@ async def poll_all(hook: BackgroundHook, task_ids: Iterable[str], refusals: Refu
             generation = await hook.poll(task_id)
         except AuthenticationError as error:
             hook.log.info("Task %s could not be asked for now: %s", task_id, error)
-            refusals.refused()
+            hook.refusals.refused()
             refused.append(error)
         except (PollError, RateLimitError) as error:
             hook.log.info("Task %s could not be asked for now: %s", task_id, error)
         else:
-            refusals.answered()
+            hook.refusals.answered()
             return generation
         return None
 

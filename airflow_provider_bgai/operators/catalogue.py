@@ -230,15 +230,14 @@ class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
 
         :param begun: place, fingerprint and number of the calls that wait; ``later``: places of what has not begun.
         """
-        under_way = {place: (name, number) for place, name, number in begun}
         try:
             came = Event.of(event)
         except BgaiError as error:
             fail(error)
         _metrics.count_all(came.counts, came.vendor)
-        return self._pass(
-            context, deadline=came.deadline, patience=0.0, resumed=True, begun=under_way, later=frozenset(later)
-        )
+        under_way = {place: (name, number) for place, name, number in begun}
+        known = {"begun": under_way, "later": frozenset(later), "waiting": frozenset(came.waiting)}
+        return self._pass(context, deadline=came.deadline, patience=0.0, resumed=True, **known)
 
     def on_kill(self) -> None:
         """No vendor can cancel a task. The records in S3 keep the IDs for the next try or run."""

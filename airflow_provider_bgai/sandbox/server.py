@@ -84,9 +84,10 @@ def _route(vendor: Vendor, endpoint: Endpoint) -> Callable[[Request], Any]:
                 return CutLine()
             limited = endpoint.kind != "download" and state.over_limit(vendor.name)
             call.fault = None if limited else state.faults.draw(vendor.name, endpoint.kind)
-            _record(call, call.fault.name if call.fault else None)
             if limited:
+                _record(call, "limit")
                 return vendor.refusal("rate_limited")
+            _record(call, call.fault.name if call.fault else None)
             if call.fault and (early := instead(call, call.fault)):
                 return early
             try:

@@ -35,6 +35,7 @@ class Event(BaseModel):
     :param problems: task ID -> what is wrong with it; ``""`` where it is wrong with all.
     :param record: what the trigger was given to hand back.
     :param deadline: epoch seconds.
+    :param waiting: the tasks that were pending a moment ago, where others are to be landed: they need not be asked for.
     :param counts: what the hook of ``vendor`` has counted: the worker tells it, Airflow's metrics are off in triggers.
     """
 
@@ -47,6 +48,7 @@ class Event(BaseModel):
     problems: dict[str, str]
     record: str | None
     deadline: float
+    waiting: list[str] = []
     vendor: str = ""
     counts: dict[str, int] = {}
 
@@ -142,6 +144,7 @@ class BackgroundTaskTrigger(BaseTrigger):
             problems=dict(list(problems.items())[:MAX_PROBLEMS]),
             record=self.record,
             deadline=self.deadline,
+            waiting=watch.pending if action == "land" else [],
             vendor=vendor,
             counts=counts,
         )

@@ -168,6 +168,6 @@ def nursery() -> multiprocessing.context.ForkServerContext:
     ours = [f"airflow_provider_bgai.hooks.{vendor}" for vendor in VENDORS]
     ours += ["airflow_provider_bgai.operators.catalogue", "airflow_provider_bgai.catalogue.shard"]
     ours += ["airflow_provider_bgai.buying.budget", "airflow_provider_bgai.catalogue.report.costs"]
-    theirs = ["airflow.providers.amazon.aws.hooks.s3", "boto3", "PIL.PngImagePlugin", "httpx", "aiolimiter", "tenacity"]
+    theirs = ["airflow.providers.amazon.aws.hooks.s3", "boto3", "PIL.PngImagePlugin", "httpx", "tenacity"]
     context.set_forkserver_preload([*ours, *theirs, "benchmarks.chaos.worker", "benchmarks.chaos.controls"])
     return context

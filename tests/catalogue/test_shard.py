@@ -186,6 +186,24 @@ def test_a_shard_that_waits_in_the_triggerer_begins_slowly_and_ends_whole(catalo
     assert settled(catalogue)
 
 
+def test_a_pass_asks_once_for_what_has_ended_and_not_at_all_for_what_the_trigger_knows_to_be_pending(
+    catalogue, night, wanted
+):
+    catalogue.box.set_latency("picwish", 0)
+    tonight = night(wanted(8))
+    first = tonight.passes(None)
+    calls = {place: call for place, (call, _) in first.pending.items()}
+    pending = {calls[place].task_id for place in (2, 3, 5)}
+    second = tonight.passes(0.0, resumed=True, begun=first.begun, waiting=pending)
+    asked = Counter(it.path.rpartition("/")[2] for it in catalogue.box.requests if it.kind == "poll")
+    assert set(asked) == {call.task_id for call in calls.values()} - pending
+    assert set(asked.values()) == {1}
+    assert {call.task_id for call in second.waiting} == pending
+    tonight.passes(30.0, resumed=True, begun=second.begun, landed=second.landed)
+    assert counted(tonight.results) == {"bought": 8}
+    assert settled(catalogue)
+
+
 @pytest.fixture
 def requests(catalogue) -> Iterator[Counter[str]]:
     """The requests to S3, by operation and by folder below ``_bgai/``."""

@@ -87,8 +87,10 @@ async def test_a_429_within_http_200_slows_it_down_too(hook, connect, website, w
     connect("picwish", host=website.url)
     website.answer(ENDPOINT["picwish"], '{"status": 429, "message": "over QPS"}')
     async with hook("picwish") as vendor_hook:
+        outgoing = await vendor_hook.outgoing(wish("picwish"))
         with pytest.raises(RateLimitError):
-            await vendor_hook.send(await vendor_hook.outgoing(wish("picwish")))
+            async with vendor_hook.turn():
+                await vendor_hook.send(outgoing)
         began = time.monotonic()
         async with vendor_hook.turn():
             assert time.monotonic() - began > 0.9

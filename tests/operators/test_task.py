@@ -80,7 +80,8 @@ def test_accounts_are_built_whole(connect, s3):
     accounts = Accounts(storage, ["photoroom_default", "picwish_default"], staging="s3://shop/staged", shards=2)
     photoroom, picwish = accounts.hooks
     assert (photoroom.vendor, picwish.vendor) == ("photoroom", "picwish")
-    assert (picwish.settings.requests_per_minute, picwish.settings.max_concurrency) == (30, 2)
+    assert (picwish.settings.requests_per_minute, picwish.settings.shards) == (60, 2)
+    assert picwish.settings.max_concurrency == 2
     assert photoroom.settings.max_concurrency == 1
     assert all((it.storage, it.staging) == (storage, "s3://shop/staged") for it in accounts.hooks)
 

@@ -114,7 +114,7 @@ def test_limits_are_enforced(make_vendors):
         assert vendors.submit("photoroom").status_code == 200
         box.fault("photoroom", "server_error")
         assert vendors.submit("photoroom").status_code == 429
-        assert [request.fault for request in box.requests] == [None, None]  # the fault waits for its turn
+        assert [request.fault for request in box.requests] == [None, "limit"]  # the fault waits for its turn
         task_id = vendors.submit("picwish").json()["data"]["task_id"]
         assert [vendors.poll("picwish", task_id).status_code for _ in range(2)] == [200, 429]
         time.sleep(1)

@@ -1,0 +1,181 @@
+"""When a request may go out, so that all processes that use a connection find their parts of its rate by themselves.
+
+One pure object, :class:`Pace`, takes these decisions. No I/O, no clock and no sleeping here: callers pass the time of
+the wall clock, as it is all that the processes have in common. It is cut into beats of about a second, with as many
+places as the vendor takes requests in a second, and some beats make a round. A process has some of a round's places and
+sends only there: so long as nobody else has them it is never refused, and those who have found theirs meet no more.
+
+A 429 takes a place away; one more is tried now and then, ever more seldom where that fails. Who has more of the places
+comes later within a beat, so where two meet, the vendor refuses who has more, and the parts even out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+PLACES = 16
+"""Places of a round at least; a vendor that takes more requests in a second has one round a beat."""
+MARGIN = 0.95
+"""How much of the rate is used: a request may take a little longer to its vendor than the one before it."""
+SPREAD = 0.03
+"""Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
+LAST = 0.006
+"""Seconds by which a place that is only tried comes later: where all have their part, it should stay with its owner."""
+LATE = 0.04
+"""Seconds after which a beat has passed by."""
+APART = 1.02
+"""So many of the vendor's seconds lie between a request and the one that its window must have left by then."""
+FIRST_TRY, SELDOM = 4, 32
+"""Rounds until the first try, and between two tries at most."""
+SETTLE = 10.0
+"""Seconds between tries that win: a vendor that counts over a minute refuses too late for quicker ones."""
+MOST_TURNS = 4
+"""Rounds in which the only place of a process comes once, at most: 64 processes can do without meeting."""
+LONGEST_PAUSE = 32.0
+"""Seconds without a request, at most, where refusals follow each other and the vendor names no time."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one request may go out.
+
+    :param number: of the place, counted from the epoch.
+    :param at: wall-clock time in epoch seconds.
+    :param tried: it is nobody's place yet, as far as we know.
+    """
+
+    number: int
+    at: float
+    tried: bool
+
+
+class Pace:
+    """The places of one process.
+
+    :param per_minute: requests a minute that the vendor takes from all processes together, above 0.
+    :param side_by_side: how many processes are known to send, from 1: this one begins with its part.
+    :param now: the present time in epoch seconds.
+    :param chance: casts lots.
+    :ivar places: of a round, those that are ours.
+    :ivar resume_at: epoch seconds; nothing is sent before.
+    """
+
+    def __init__(
+        self, per_minute: float, side_by_side: int = 1, *, now: float, chance: random.Random | None = None
+    ) -> None:
+        self._chance = chance or random.Random()
+        self._burst = max(1, min(PLACES, math.floor(per_minute / 60 + 1e-6)))
+        self._beat = self._burst * 60 / (per_minute * MARGIN)
+        self._second = self._burst * 60 / per_minute
+        self._round = self._burst * math.ceil(PLACES / self._burst)
+        count = max(1, round(self._round / side_by_side))
+        first = self._chance.randrange(self._round)
+        # Evenly spread, so that two who begin with a half each, or eight with an eighth, may fit at once.
+        self.places = {(first + place * self._round // count) % self._round for place in range(count)}
+        self.resume_at = 0.0
+        self._gone: dict[int, float] = {}  # when the last burst's requests went out
+        self._claimed = set(self.places)  # not used so far
+        self._turns, self._turn = 1, 0  # of so many rounds in which we come, for who has one place only
+        self._taken = self._first(now) - 1
+        self._wins = self._pauses = 0
+        self._patience = FIRST_TRY
+        self._try_at = self._rounds_from(now, self._patience)
+
+    def next(self, now: float) -> Slot:
+        """The next slot, perhaps already there. It may be another one a moment later: :meth:`take` it in time."""
+        since = max(now - LATE, self.resume_at)
+        number = max(self._taken + 1, self._first(since - self._time(0)) + self._burst)
+        if number > self._first(since) + 2 * MOST_TURNS * self._round:
+            number = self._first(since)  # the clock was set back
+        while not self._is_ours(number):
+            if number >= self._try_at and self._can_be_tried(number):
+                return Slot(number, self._time(number) + LAST, True)
+            number += 1
+        return Slot(number, self._time(number), False)
+
+    def take(self, slot: Slot) -> None:
+        """A request goes out there. Report it with :meth:`accepted` or :meth:`refused`, if it was answered."""
+        self._taken = slot.number
+        if slot.tried:
+            self._try_at = slot.number + SELDOM * self._round
+
+    def departure(self, slot: Slot, now: float) -> float:
+        """When a request that is ready now goes out, in epoch seconds: late after a late one, so as not to crowd it."""
+        before = list(self._gone.values())[-self._burst] if len(self._gone) >= self._burst else 0.0
+        at = max(slot.at, before + APART * self._second)
+        self.departed(slot, max(at, now))
+        return at
+
+    def departed(self, slot: Slot, now: float) -> None:
+        """It has gone out."""
+        self._gone[slot.number] = now
+        if len(self._gone) > self._burst:
+            del self._gone[next(iter(self._gone))]
+
+    def accepted(self, slot: Slot) -> None:
+        """The vendor did not refuse it."""
+        self._pauses = 0
+        self._claimed.discard(slot.number % self._round)
+        if not slot.tried:
+            return
+        if self._turns == 1:
+            self.places.add(slot.number % self._round)
+        elif self._can_be_tried(slot.number):
+            self._turns //= 2
+        self._wins += 1
+        if self._wins > 1:
+            self._patience = max(1, self._patience // 2)
+        self._try_at = slot.number + 1 + self._chance.randrange(self._round) + round(SETTLE / self._beat) * self._burst
+
+    def refused(self, slot: Slot, now: float, retry_after: float | None = None) -> None:
+        """The vendor refused it: too fast.
+
+        :param retry_after: seconds in which it wants no request, if it says so.
+        """
+        if retry_after is not None:
+            self.resume_at = max(self.resume_at, now + retry_after)
+        elif slot.at >= self.resume_at:  # of those that were on their way together, one counts
+            self.resume_at = now + min(2.0**self._pauses, LONGEST_PAUSE)
+            self._pauses += 1
+        if slot.tried or self._wins:  # a place that was won may be why another one is refused
+            self._patience = min(3 * self._patience, SELDOM)
+        self._wins = 0
+        if not slot.tried or self._turns == 1:  # one that is tried may be taken for accepted by now
+            self._lose(slot.number % self._round)
+        self._try_at = self._rounds_from(now, self._patience)
+
+    def _lose(self, place: int) -> None:
+        self.places.discard(place)
+        if place in self._claimed:
+            # Too much was claimed, so of what has not been used one more is given up unasked.
+            self._claimed.discard(place)
+            if self._claimed:
+                self.places.discard(one := self._chance.choice(sorted(self._claimed)))
+                self._claimed.discard(one)
+        if not self.places:
+            self.places = {self._chance.randrange(self._round)}
+            self._turns = min(2 * self._turns, MOST_TURNS)
+            self._turn = self._chance.randrange(self._turns)
+
+    def _is_ours(self, number: int) -> bool:
+        return number % self._round in self.places and (number // self._round - self._turn) % self._turns == 0
+
+    def _can_be_tried(self, number: int) -> bool:
+        if self._turns == 1:
+            return True
+        halfway = (number // self._round - self._turn) % self._turns == self._turns // 2
+        return halfway and number % self._round in self.places
+
+    def _first(self, now: float) -> int:
+        """Of the present beat's places the first."""
+        return math.floor(now / self._beat) * self._burst
+
+    def _time(self, number: int) -> float:
+        part = math.log(len(self.places)) / math.log(self._round)
+        return number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
+
+    def _rounds_from(self, now: float, rounds: int) -> int:
+        """So many rounds on, more or less: all who were refused together should not try together."""
+        return self._first(now) + round(self._round * (rounds * self._chance.uniform(0.7, 1.3) + self._chance.random()))
