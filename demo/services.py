@@ -76,10 +76,13 @@ def running(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     grace: float = 15,
+    user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own; afterwards ask the session to stop, and kill it `grace` seconds on.
 
     A session holds whatever the command starts, process groups too (Airflow makes one for each task).
+
+    :param user: who runs it; None: who runs this. Only root may name somebody else.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -89,6 +92,7 @@ def running(
             stderr=subprocess.STDOUT,
             env={**_environment(), **NO_PROXY, **(env or {})},
             cwd=cwd,
+            user=user,
             start_new_session=True,
         )
         try:
@@ -103,16 +107,16 @@ def _environment() -> dict[str, str]:
 
 
 def _end(leader: subprocess.Popen[bytes], grace: float) -> None:
-    asked = _session(leader.pid)
+    asked = session_of(leader.pid)
     _send(asked, signal.SIGTERM)
     psutil.wait_procs(asked, timeout=grace)
-    while left := _session(leader.pid):
+    while left := session_of(leader.pid):
         _send(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=1)
     leader.wait()
 
 
-def _session(session: int) -> list[psutil.Process]:
+def session_of(session: int) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _is_in(session, process)]
 
 
@@ -333,7 +337,7 @@ def airflow_standalone(
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    settings = {**_airflow_settings(home, dags_folder, path), **(settings or {})}
+    settings = {**airflow_settings(home, dags_folder, path), **(settings or {})}
     service = AirflowService(
         url=settings["AIRFLOW__API__BASE_URL"],
         username="admin",
@@ -350,7 +354,7 @@ def airflow_standalone(
         yield service
 
 
-def _airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
+def airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
     """What differs from a plain Airflow: own directory, free ports, no examples, haste fit for two cores."""
     api, worker_logs, trigger_logs = free_ports(3)
     return {

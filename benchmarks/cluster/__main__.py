@@ -1,0 +1,79 @@
+"""``python -m benchmarks.cluster``: up, a night, down; it fails if a promise is broken."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import benchmarks.cluster
+from benchmarks.chaos.chaos import environment
+from benchmarks.cluster.cluster import cluster
+from benchmarks.cluster.kills import KINDS
+from benchmarks.cluster.night import connections, night
+from benchmarks.cluster.recovery import table
+from demo.services import ServiceError, sandbox_process, seaweedfs
+
+WORK = Path(__file__).parents[2] / ".cluster"
+LATENCY = 2.0
+"""Seconds the vendor works on a picture."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.cluster",
+        description=benchmarks.cluster.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("products", nargs="?", type=int, default=2000)
+    parser.add_argument(
+        "--kill", nargs="*", choices=KINDS, default=list(KINDS), help="in this order; none: a quiet night"
+    )
+    args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    shutil.rmtree(WORK, ignore_errors=True)
+    try:
+        return run(args.products, args.kill)
+    except KeyboardInterrupt:
+        print("Stopped; nothing is left running.")
+        return 130
+    except ServiceError as error:
+        print(f"{error}\nLogs are in {WORK.name}/.", file=sys.stderr)
+        return 1
+
+
+def run(products: int, kinds: list[str]) -> int:
+    """One night; how many promises were broken."""
+    began = time.monotonic()
+    with ExitStack() as services:
+        s3 = services.enter_context(seaweedfs(WORK / "s3"))
+        sandbox = services.enter_context(sandbox_process(WORK / "sandbox", latency=LATENCY))
+        print(f"  S3 and the sandbox: {time.monotonic() - began:.1f} s", flush=True)
+        up = services.enter_context(cluster(WORK, connections(s3, sandbox)))
+        print(f"Up after {time.monotonic() - began:.0f} s. Airflow: {up.airflow.url}", flush=True)
+        print(f"Login: {up.airflow.username}, password: {up.airflow.password}", flush=True)
+        with environment(up.airflow.env):
+            found, verdict = night(up, s3, sandbox, products, kinds)
+        print(f"\n{table(found)}\n\n{verdict.table()}\n", flush=True)
+        ended = time.monotonic()
+    print(f"Down after {time.monotonic() - ended:.0f} s; {time.monotonic() - began:.0f} s in all.")
+    return len(verdict.broken)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop once, in order: a second Ctrl-C must not leave half of it running."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    print("\nStopping …", flush=True)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
