@@ -17,7 +17,7 @@ from benchmarks.chaos.chaos import environment
 from benchmarks.cluster.cluster import cluster
 from benchmarks.cluster.kills import KINDS
 from benchmarks.cluster.night import connections, night
-from benchmarks.cluster.recovery import table
+from benchmarks.cluster.recovery import table, told
 from demo.services import ServiceError, sandbox_process, seaweedfs
 
 WORK = Path(__file__).parents[2] / ".cluster"
@@ -35,12 +35,13 @@ def main() -> int:
     parser.add_argument(
         "--kill", nargs="*", choices=KINDS, default=list(KINDS), help="in this order; none: a quiet night"
     )
+    parser.add_argument("--down", type=float, default=6, metavar="SECONDS", help="how long each stays down")
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     shutil.rmtree(WORK, ignore_errors=True)
     try:
-        return run(args.products, args.kill)
+        return run(args.products, args.kill, args.down)
     except KeyboardInterrupt:
         print("Stopped; nothing is left running.")
         return 130
@@ -49,7 +50,7 @@ def main() -> int:
         return 1
 
 
-def run(products: int, kinds: list[str]) -> int:
+def run(products: int, kinds: list[str], down: float) -> int:
     """One night; how many promises were broken."""
     began = time.monotonic()
     with ExitStack() as services:
@@ -60,8 +61,8 @@ def run(products: int, kinds: list[str]) -> int:
         print(f"Up after {time.monotonic() - began:.0f} s. Airflow: {up.airflow.url}", flush=True)
         print(f"Login: {up.airflow.username}, password: {up.airflow.password}", flush=True)
         with environment(up.airflow.env):
-            found, verdict = night(up, s3, sandbox, products, kinds)
-        print(f"\n{table(found)}\n\n{verdict.table()}\n", flush=True)
+            found, verdict = night(up, s3, sandbox, products, kinds, down)
+        print(f"\n{table(found)}\n\n{told(found, verdict)}\n", flush=True)
         ended = time.monotonic()
     print(f"Down after {time.monotonic() - ended:.0f} s; {time.monotonic() - began:.0f} s in all.")
     return len(verdict.broken)

@@ -31,11 +31,25 @@ PATIENCE = 300.0
 
 SETTINGS = {
     "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-    "AIRFLOW__CORE__PARALLELISM": "16",
     "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(CONCURRENCY),
-    "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
+    "AIRFLOW__CORE__PARALLELISM": str(WORKERS * CONCURRENCY),
+    # While the broker is down, sending takes longer than `operation_timeout` (1 s), and what takes that long Airflow
+    # sends again, 300 times here. A refused connection, by default, fails every task that is due: a try is lost.
+    "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG": '{"task_publish_retry_policy": {"max_retries": null, "interval_max": 1}}',
+    "AIRFLOW__CELERY__TASK_PUBLISH_MAX_RETRIES": "300",
+    # While the database is down, a task asks the API server again for minutes, at least every ten seconds, not for some
+    # eight seconds in all: it fails where a connection cannot be read.
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "20",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
+    # What a dead worker ran is tried again a minute on, not five.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+    # What the broker has lost, or a dead worker has taken and not begun, is queued again after a minute, not ten.
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "15",
+    # What a dead scheduler has marked as queued, and not sent, is found after half a minute, not five.
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
 }
-"""Beside those of the demo's Airflow."""
+"""Beside those of the demo's Airflow; docs/operating.md tells of them, too."""
 
 
 @dataclass

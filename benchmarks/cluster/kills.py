@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 from benchmarks.cluster.cluster import TRIGGERERS, WORKERS, answered, pings
@@ -11,8 +12,6 @@ from benchmarks.cluster.component import Component
 from benchmarks.cluster.recovery import Kill
 from benchmarks.cluster.watch import Watch
 
-DOWN = 6.0
-"""Seconds that a part stays down."""
 AT_WORK = 60.0
 """Seconds to wait for a moment at which the part holds something."""
 
@@ -29,6 +28,7 @@ class Hit:
     at: float = 0.0
     tasks: tuple[tuple[str, int, int], ...] = ()
     messages: int = 0
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Kind:
 
 def _all_report(hit: Hit) -> bool:
     counts = {"scheduler": 1, "dag-processor": 1, "triggerer": TRIGGERERS}
-    return all(hit.watch.up.jobs_since(job, hit.at + DOWN) >= count for job, count in counts.items())
+    return all(hit.watch.up.jobs_since(job, hit.began) >= count for job, count in counts.items())
 
 
 def _all_ping(hit: Hit) -> bool:
@@ -70,8 +70,12 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def kill(watch: Watch, kind: str) -> Kill:
-    """Kill a part of this kind, and wait until what it held goes on (or the night is over)."""
+def kill(watch: Watch, kind: str, down: float, waiting: Executor) -> Future[Kill]:
+    """Kill a part of this kind, and start it again.
+
+    :param down: seconds that it stays down.
+    :returns: when it answers, and when what it held goes on (or the night is over): others may be killed meanwhile.
+    """
     how = KINDS[kind]
     watch.wait(lambda: how.busy(watch) or watch.over(), AT_WORK)
     running, messages = watch.running(), watch.messages()
@@ -81,11 +85,15 @@ def kill(watch: Watch, kind: str) -> Kill:
     killed = part.kill()
     print(f"  {part.name} is killed …", flush=True)
     hit.tasks = tuple(task for pid, task in running.items() if pid in killed)
-    time.sleep(max(0.0, hit.at + DOWN - time.time()))
+    time.sleep(max(0.0, hit.at + down - time.time()))
     held = how.held(hit)
-    began = time.time()
+    hit.began = time.time()
     part.start()
-    back = watch.wait(lambda: answered(part, hit.at))
-    resumed = watch.wait(lambda: how.goes_on(hit) or watch.over())
-    print(f"  {part.name} is back, and all goes on after {(resumed or time.time()) - hit.at:.0f} s", flush=True)
-    return Kill(part.name, held, hit.at, began, back, resumed)
+
+    def recover() -> Kill:
+        back = watch.wait(lambda: answered(part, hit.at))
+        resumed = watch.wait(lambda: how.goes_on(hit) or watch.over())
+        print(f"  {part.name} is back, and all goes on after {(resumed or time.time()) - hit.at:.0f} s", flush=True)
+        return Kill(part.name, held, hit.at, hit.began, back, resumed)
+
+    return waiting.submit(recover)

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.chaos.chaos import PRODUCT
@@ -37,7 +38,7 @@ def connections(s3: S3Service, sandbox: SandboxService) -> dict[str, str]:
 
 
 def upload(s3: S3Service, prompts: Mapping[str, str]) -> None:
-    """The shop's list, its recipe, and the one picture that all products show."""
+    """The shop's list, its recipe, and the one picture that all products show; what came is not compared with it."""
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["sku", "image", "title"])
@@ -45,7 +46,7 @@ def upload(s3: S3Service, prompts: Mapping[str, str]) -> None:
     files = {
         PRODUCT.name: PRODUCT.read_bytes(),
         "products.csv": text.getvalue().encode(),
-        "recipe.yaml": b'version: 1\nprompt: "{{ title }}"\n',
+        "recipe.yaml": b'version: 1\nprompt: "{{ title }}"\nfidelity: false\n',
     }
     client = s3.client()
     for key, body in files.items():
@@ -53,7 +54,7 @@ def upload(s3: S3Service, prompts: Mapping[str, str]) -> None:
 
 
 def night(
-    up: Cluster, s3: S3Service, sandbox: SandboxService, count: int, kinds: Sequence[str]
+    up: Cluster, s3: S3Service, sandbox: SandboxService, count: int, kinds: Sequence[str], down: float
 ) -> tuple[Night, Verdict]:
     """Run a night, kill a part of each kind in turn, and judge.
 
@@ -74,9 +75,16 @@ def night(
         api.turn_on(DAG)
         began = time.time()
         watch = Watch(up, sandbox, DAG, api.trigger(DAG))
-    kills = [kill_at(watch, kind, share * count) for kind, share in zip(kinds, shares(len(kinds)), strict=True)]
-    watch.wait(watch.over, MOST)
-    ended = time.time()
+    with ThreadPoolExecutor() as waiting:
+        try:
+            moments = zip(kinds, shares(len(kinds)), strict=True)
+            killed = [kill_at(watch, kind, share * count, down, waiting) for kind, share in moments]
+            watch.wait(watch.over, MOST)
+        except BaseException:
+            watch.given_up = True
+            raise
+        ended = time.time()
+        kills = [each.result() for each in killed]
     ledger = Ledger(Storage(), f"s3://{s3.bucket}/backgrounds")
     evidence.charges = read_charges(sandbox, prompts, PRODUCT.read_bytes())
     evidence.samples.append(take_sample(ledger, sandbox))
@@ -100,10 +108,10 @@ def shares(count: int) -> list[float]:
     return [FIRST + (LAST - FIRST) * place / max(1, count - 1) for place in range(count)]
 
 
-def kill_at(watch: Watch, kind: str, pictures: float) -> Kill:
+def kill_at(watch: Watch, kind: str, pictures: float, down: float, waiting: Executor) -> Future[Kill]:
     """Kill a part once so many pictures are bought. :raises ServiceError: if the night is over by then."""
     watch.wait(lambda: watch.charged() >= pictures or watch.over(), MOST)
     if watch.over():
         raise ServiceError(f"the night was over before the {kind} could be killed")
     print(f"{watch.charged()} pictures are bought", flush=True)
-    return kill(watch, kind)
+    return kill(watch, kind, down, waiting)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.chaos.evidence import Evidence
-from benchmarks.chaos.judge import Promise, landed
+from benchmarks.chaos.judge import Promise, Verdict, landed
 
 SOON = 120.0
 """Seconds from the last recovery within which the night shall be done."""
@@ -92,6 +92,19 @@ def table(night: Night) -> str:
             f"{_told(picture):>9}{_told(pause):>7}  {kill.held}"
         )
     return "\n".join(lines)
+
+
+def told(night: Night, verdict: Verdict) -> str:
+    """What the night came to, and its promises."""
+    sums, restarts = verdict.sums, ", ".join(f"{name} {count}" for name, count in night.restarts.items())
+    rows = {
+        "products": f"{len(verdict.evidence.prompts)}, of which {sums.landed} landed",
+        "seconds": f"{night.ended - night.began:.0f}",
+        "charged / paid + perhaps, as declared": f"{sums.charged.total()} / {sums.paid.total()} + {sums.unknown}",
+        "tries beyond the first": f"{night.retries}",
+        "ended by itself, and started again": restarts or "none",
+    }
+    return "\n".join([*(f"{name:42}{value}" for name, value in rows.items()), *verdict.told()])
 
 
 def _told(seconds: float | None) -> str:

@@ -16,12 +16,16 @@ OVER = ("success", "failed")
 
 @dataclass
 class Watch:
-    """One run of a DAG."""
+    """One run of a DAG.
+
+    :ivar given_up: nobody wants to know any more, so nothing waits.
+    """
 
     up: Cluster
     sandbox: SandboxService
     dag_id: str
     run_id: str
+    given_up: bool = False
 
     def wait(self, ready: Callable[[], bool], patience: float = PATIENCE) -> float | None:
         """When it was ready (epoch seconds); None: not in time. What does not answer just now is asked again.
@@ -33,7 +37,7 @@ class Watch:
         from kombu.exceptions import OperationalError
 
         deadline = time.time() + patience
-        while time.time() < deadline:
+        while time.time() < deadline and not self.given_up:
             if self.up.problems:
                 raise ServiceError(self.up.problems[0])
             try:
