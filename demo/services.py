@@ -7,10 +7,12 @@ file in its directory.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import boto3
 import botocore.session
@@ -38,6 +40,36 @@ NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # everything here
 
 class ServiceError(RuntimeError):
     """A service ended or did not get ready; the message carries the end of what it printed."""
+
+
+# A program that runs services
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[None]:
+    """An empty folder beside the project's files, for one program at a time.
+
+    A signal stops the program once, in order: a second Ctrl-C must not leave half of the services running.
+
+    :raises ServiceError: if another one runs in this clone.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        print("\nStopping …", flush=True)
+        raise KeyboardInterrupt
+
+    with (folder.parent / "pyproject.toml").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError("another demo, or cluster, is running in this clone") from None
+        for number in signals:
+            signal.signal(number, interrupt)
+        shutil.rmtree(folder, ignore_errors=True)
+        yield
 
 
 # Ports
@@ -76,10 +108,13 @@ def running(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     grace: float = 15,
+    user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own; afterwards ask the session to stop, and kill it `grace` seconds on.
 
     A session holds whatever the command starts, process groups too (Airflow makes one for each task).
+
+    :param user: who runs it; None: who runs this. Only root may name somebody else.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -89,6 +124,7 @@ def running(
             stderr=subprocess.STDOUT,
             env={**_environment(), **NO_PROXY, **(env or {})},
             cwd=cwd,
+            user=user,
             start_new_session=True,
         )
         try:
@@ -103,16 +139,16 @@ def _environment() -> dict[str, str]:
 
 
 def _end(leader: subprocess.Popen[bytes], grace: float) -> None:
-    asked = _session(leader.pid)
+    asked = session_of(leader.pid)
     _send(asked, signal.SIGTERM)
     psutil.wait_procs(asked, timeout=grace)
-    while left := _session(leader.pid):
+    while left := session_of(leader.pid):
         _send(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=1)
     leader.wait()
 
 
-def _session(session: int) -> list[psutil.Process]:
+def session_of(session: int) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _is_in(session, process)]
 
 
@@ -351,7 +387,7 @@ def airflow_standalone(
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    settings = {**_airflow_settings(home, dags_folder, path), **(settings or {})}
+    settings = {**airflow_settings(home, dags_folder, path), **(settings or {})}
     service = AirflowService(
         url=settings["AIRFLOW__API__BASE_URL"],
         username="admin",
@@ -368,7 +404,7 @@ def airflow_standalone(
         yield service
 
 
-def _airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
+def airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
     """What differs from a plain Airflow: own directory, free ports, no examples, haste fit for two cores."""
     api, worker_logs, trigger_logs = free_ports(3)
     return {

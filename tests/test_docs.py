@@ -141,7 +141,7 @@ def test_the_dashboard_has_the_panels_of_its_page_and_asks_for_metrics_that_ther
 
 
 def test_each_file_that_is_named_exists():
-    folders = ("airflow_provider_bgai", "demo", "docs", "example_dags", "tests")
+    folders = ("airflow_provider_bgai", "benchmarks", "demo", "docs", "example_dags", "tests")
     paths = [f"/{path.relative_to(ROOT)}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
     pages = [page for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if page.name != "new-vendor.md"]
     named = {name for page in pages for name in re.findall(r"`([\w./-]+\.py)`", page.read_text())}

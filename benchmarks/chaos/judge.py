@@ -108,11 +108,15 @@ class Verdict:
             "samples of the bounds": f"{len(evidence.samples)}",
             "S3 requests a picture": f"{evidence.requests / max(1, sums.landed):.1f}",
         }
-        lines = [f"{name:42}{value}" for name, value in rows.items()]
+        return "\n".join([*(f"{name:42}{value}" for name, value in rows.items()), *self.told()])
+
+    def told(self) -> list[str]:
+        """The promises, in lines."""
+        lines = []
         for promise in self.promises:
             lines.append(f"{promise.name:42}{'BROKEN' if promise.broken else 'kept'}: {promise.says}")
             lines += [f"    {problem}" for problem in promise.broken[:10]]
-        return "\n".join(lines)
+        return lines
 
 
 def _listed(counts: Counter[str]) -> str:
