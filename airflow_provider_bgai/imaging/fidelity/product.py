@@ -73,7 +73,8 @@ class Product:
         )
         self.box = (left - margin, top - margin, right, bottom)
         self.size = (right - left + margin, bottom - top + margin)
-        self.colour = tuple(round(value) for value in cv2.mean(self.pixels, opaque)[:3])
+        # Summed with all else black: OpenCV's own mean of a part takes ten times as long.
+        self.colour = tuple(round(total / count) for total in cv2.sumElems(cv2.copyTo(self.pixels, opaque))[:3])
         self.grids: dict[tuple[tuple[int, int], bool], Grid] = {}
 
     @cached_property
