@@ -42,21 +42,24 @@ class Placement:
     scale_y: float
 
 
-def require_cut_out(source: Image.Image) -> None:
-    if source.mode != "RGBA":
-        raise ValueError(f"the source is {source.mode}, not RGBA: without alpha nobody knows what the product is")
+def require_cut_out(source: Image.Image | Levels) -> None:
+    from PIL import Image
+
+    bands = source.getbands() if isinstance(source, Image.Image) else "RGBA"[: source.shape[2]]
+    if "".join(bands) != "RGBA":
+        raise ValueError(f"the source is {''.join(bands)}, not RGBA: without alpha nobody knows what the product is")
 
 
 class Product:
     """The part of the source that matters, at whatever size it is asked for."""
 
-    def __init__(self, source: Image.Image) -> None:
+    def __init__(self, source: Image.Image | Levels) -> None:
         import cv2
         import numpy as np
 
         require_cut_out(source)
-        self.whole = source.size
         self.pixels: Levels = np.asarray(source)
+        self.whole = self.pixels.shape[1], self.pixels.shape[0]
         alpha = cv2.extractChannel(self.pixels, 3)
         opaque = at_least(alpha, OPAQUE)
         count = cv2.countNonZero(opaque)

@@ -192,7 +192,7 @@ class _Closely:
         import cv2
         import numpy as np
 
-        own = levels.astype(np.float32)
+        own: Array = levels.astype(np.float32)
         height, width = own.shape
         slope_x, slope_y = slopes(own)
         smooth = _mean(own, 3)
@@ -228,7 +228,8 @@ class _Closely:
         slope_y *= c + d * column
         own -= slope_x
         own -= slope_y
-        own = cv2.scaleAdd(wider, float(wider_still), cv2.scaleAdd(detail, float(sharper), own))
+        own += np.multiply(detail, sharper, out=slope_x)
+        own += np.multiply(wider, wider_still, out=slope_y)
         error = cv2.copyTo(cv2.subtract(picture, np.clip(own, 0, 255, out=own), dtype=cv2.CV_32F), solid)
         self.error = cv2.copyTo(cv2.subtract(error, _shading(error, solid)), solid)
 

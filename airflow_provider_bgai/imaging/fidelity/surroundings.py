@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_bgai.imaging.small import halved
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -61,8 +63,8 @@ class Surroundings:
         import cv2
         import numpy as np
 
-        slopes = (cv2.Sobel(self.smooth, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
-        return np.asarray(np.sqrt(sum((each**2).sum(-1) for each in slopes)))
+        along, down = (cv2.Sobel(self.smooth, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
+        return np.asarray(np.sqrt(_squared(along) + _squared(down)))
 
     @cached_property
     def far(self) -> Array:
@@ -178,18 +180,17 @@ def _window(picture: Levels, corner: tuple[float, float], step: tuple[float, flo
 
 
 def reduced(levels: Levels, factor: int) -> Levels:
-    """A picture so many times smaller, each px a mean. By halves as far as may be: that is several times as fast."""
+    """A picture so many times smaller, each px a mean. What is left over at its far edges is dropped."""
     import cv2
     import numpy as np
 
-    while factor > 1:
-        step = factor if factor % 2 else 2
-        height, width = (max(1, side // step) for side in levels.shape[:2])
-        levels = np.asarray(
-            cv2.resize(levels[: height * step, : width * step], (width, height), interpolation=cv2.INTER_AREA), np.uint8
-        )
-        factor //= step
-    return levels
+    times = (factor & -factor).bit_length() - 1
+    levels, factor = halved(levels, times), factor >> times
+    if factor == 1:
+        return levels
+    height, width = (max(1, side // factor) for side in levels.shape[:2])
+    part = levels[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def shrunk(levels: Levels, size: tuple[int, int]) -> Levels:
@@ -198,7 +199,7 @@ def shrunk(levels: Levels, size: tuple[int, int]) -> Levels:
     import numpy as np
 
     factor = min(levels.shape[1] // size[0], levels.shape[0] // size[1]) // 2
-    levels = reduced(levels, 1 << max(0, factor.bit_length() - 1))
+    levels = halved(levels, max(0, factor.bit_length() - 1))
     return np.asarray(cv2.resize(levels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -206,7 +207,13 @@ def difference(first: Array, second: Array) -> Array:
     """CIE76 of L*, a*, b* (last axis); plain, because it only says whether there is an edge."""
     import numpy as np
 
-    return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
+    return np.asarray(np.sqrt(_squared(first - second)))
+
+
+def _squared(vectors: Array) -> Array:
+    import numpy as np
+
+    return np.asarray(np.einsum("...i,...i->...", vectors, vectors))
 
 
 def lab(rgb: NDArray[Any]) -> Array:
