@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_bgai.imaging.small import halved
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -283,7 +285,16 @@ def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool 
         if size == (right - left, bottom - top):
             return part
         return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3))
+    # Pillow converts all it is given: what the filter reaches, and halved while that is still twice as large.
+    step = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
+    reach = math.ceil(2 * step) + 2
+    x, y = max(0, math.floor(box[0]) - reach), max(0, math.floor(box[1]) - reach)
+    part = levels[y : math.ceil(box[3]) + reach, x : math.ceil(box[2]) + reach]
+    times = max(0, math.floor(math.log2(step) - 1))
+    part = halved(part, times)
+    left, top, right, bottom = ((side - start) / 2**times for side, start in zip(box, (x, y, x, y), strict=True))
+    inner = left, top, min(right, part.shape[1]), min(bottom, part.shape[0])
+    return np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BICUBIC, inner))
 
 
 def whole_pixels(box: Box, size: tuple[int, int]) -> bool:
