@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from airflow_provider_bgai.imaging.fidelity import Thresholds, Verdict
 from airflow_provider_bgai.models import BackgroundRequest
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from numpy.typing import NDArray
 
     from airflow_provider_bgai.imaging.verify import Picture
 
@@ -80,7 +80,9 @@ def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, place
 
 
 def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
-    from airflow_provider_bgai.imaging.fidelity import compare
+    import cv2
+
+    from airflow_provider_bgai.imaging.fidelity import compare, has_no_alpha, opaque
     from airflow_provider_bgai.imaging.recent import read_source
     from airflow_provider_bgai.imaging.renditions import thumbnail
     from airflow_provider_bgai.imaging.small import sketch
@@ -101,23 +103,25 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
         )
     try:
         # Not handed on from who prepared it: it would wait in memory until each picture is fetched.
-        cutout, *_ = read_source(source)
+        cutout = read_source(source).pixels
     except ValueError as error:
         picture, image = open_whole(file)
         return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
     picture, image = open_whole(file)
+    shown = opaque(image)
     # From afar both are looked at twice: by who checks that something was painted, and by people.
-    small_cutout, small = sketch(cutout), sketch(image)
+    small_cutout, small = sketch(cutout), sketch(shown if has_no_alpha(image) else image)
     before, after = thumbnail(small_cutout), thumbnail(small)
     try:
         check_painted(small, None if inspection.plain else small_cutout)
     except WrongPictureError as error:
         return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, after)
-    if cutout.getchannel("A").getextrema()[0] == 255:
+    alpha = cv2.extractChannel(cutout, 3)
+    if alpha.min() == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
-    hint = placement or _product_box(cutout, inspection, image.size)
+    hint = placement or _product_box(alpha, inspection, image.size)
     try:
-        verdict = compare(cutout, image, hint=hint, thresholds=inspection.thresholds)
+        verdict = compare(cutout, shown, hint=hint, thresholds=inspection.thresholds)
     except ValueError as error:
         return Seen(picture, None, f"is not compared: {error}", before, after)
     problem = None if verdict.faithful else f"does not show the product: {'; '.join(verdict.reasons)}"
@@ -126,18 +130,18 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     return Seen(picture, verdict, problem, before, after)
 
 
-def _product_box(cutout: Image.Image, inspection: Inspection, size: tuple[int, int]) -> Box | None:
+def _product_box(alpha: NDArray[Any], inspection: Inspection, size: tuple[int, int]) -> Box | None:
     """Where the product lies in a result of this size, if it is where it was in what the vendor was sent."""
-    box = cutout.getchannel("A").getbbox()
-    if box is None or inspection.box is None or inspection.sent is None:
+    import cv2
+
+    left, top, width, height = cv2.boundingRect(alpha)
+    if width == 0 or inspection.box is None or inspection.sent is None:
         return None
     corners = []
-    for place, side in ((0, cutout.width), (1, cutout.height), (2, cutout.width), (3, cutout.height)):
-        axis = place % 2
-        inside = inspection.box[axis] + box[place] * inspection.box[2 + axis] / side
+    for axis, place in ((0, left), (1, top), (0, left + width), (1, top + height)):
+        inside = inspection.box[axis] + place * inspection.box[2 + axis] / alpha.shape[1 - axis]
         corners.append(round(inside * size[axis] / inspection.sent[axis]))
-    left, top, right, bottom = corners
-    return left, top, right - left, bottom - top
+    return corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]
 
 
 def asks_for_plain(request: BackgroundRequest) -> bool:

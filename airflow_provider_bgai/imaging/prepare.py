@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.bare import first_of_several
 from airflow_provider_bgai.imaging.opening import MAX_PIXELS
@@ -17,6 +17,8 @@ from airflow_provider_bgai.imaging.recent import read_source
 from airflow_provider_bgai.models import SourceLimits
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
 # Of 255: alpha below it is dust that no eye sees.
@@ -64,9 +66,10 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
     :raises RefusedSourceError: if it is no cut-out where one is needed, empty, or cannot be made to fit.
     :raises NotAPictureError: if it is no picture, truncated, damaged or too large.
     """
-    image, picture, done, doubts = read_source(data)
-    notes, warnings = list(done), list(doubts)
-    opaque = _check_alpha(image, limits, warnings)
+    source = read_source(data)
+    image, picture = source.image, source.picture
+    notes, warnings = list(source.notes), list(source.warnings)
+    opaque = _check_alpha(source.pixels, limits, warnings)
     scale = _scale(image.size, limits, max_upscale)
     if scale != 1:
         notes.append(f"scaled {'down' if scale < 1 else 'up'} by {scale:.3g} from {image.width} x {image.height} px")
@@ -97,18 +100,16 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
 # --- judging and fitting -----------------------------------------------------------------------------
 
 
-def _check_alpha(image: Image.Image, limits: SourceLimits, warnings: list[str]) -> bool:
+def _check_alpha(rgba: NDArray[np.uint8], limits: SourceLimits, warnings: list[str]) -> bool:
     """Whether all of it is opaque.
 
     :raises RefusedSourceError: if it shows nothing, or is no cut-out where one is needed.
     """
     import numpy as np
 
-    alpha = image.getchannel("A")
-    pixels = image.width * image.height
-    hidden = int(np.count_nonzero(np.asarray(alpha) < _VISIBLE))
-    extremes: Any = alpha.getextrema()
-    least, most = extremes
+    alpha = np.ascontiguousarray(rgba[..., 3])
+    pixels = alpha.size
+    hidden = int(np.count_nonzero(alpha < _VISIBLE))
     if pixels - hidden < _LEAST_SHARE * pixels:
         share = (pixels - hidden) / pixels
         raise RefusedSourceError(f"it is empty: {share:.2%} of its pixels are visible; a picture must show a product")
@@ -118,17 +119,11 @@ def _check_alpha(image: Image.Image, limits: SourceLimits, warnings: list[str]) 
                 "it needs a cut-out, and this picture has no transparent background; configure a cut-out step, "
                 "or use a vendor that removes backgrounds itself"
             )
-        return least == 255
-    if most < 128:
+        return bool(alpha.min() == 255)
+    if alpha.max() < 128:
         warnings.append("nothing in it is more than half opaque")
-    width, height = image.size
-    sides = {
-        "left": (0, 0, 1, height),
-        "top": (0, 0, width, 1),
-        "right": (width - 1, 0, width, height),
-        "bottom": (0, height - 1, width, height),
-    }
-    touched = [side for side, box in sides.items() if max(alpha.crop(box).tobytes()) >= 128]
+    sides = {"left": alpha[:, 0], "top": alpha[0], "right": alpha[:, -1], "bottom": alpha[-1]}
+    touched = [side for side, line in sides.items() if line.max() >= 128]
     if touched:
         warnings.append(f"the product touches the edge ({', '.join(touched)}): it may be cut off")
     return False

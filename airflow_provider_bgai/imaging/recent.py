@@ -9,17 +9,35 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.opening import MAX_PIXELS
 from airflow_provider_bgai.imaging.reading import read
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from airflow_provider_bgai.imaging.opening import Picture
 
-Read = tuple["Image.Image", "Picture", tuple[str, ...], tuple[str, ...]]
+
+@dataclass(frozen=True)
+class Read:
+    """A source as it was read.
+
+    :param pixels: RGBA, upright sRGB with straight alpha; ``image`` is a view of the same memory.
+    :param picture: what the file was.
+    :param notes: what was done to the pixels; ``warnings``: doubts.
+    """
+
+    pixels: NDArray[np.uint8]
+    image: Image.Image
+    picture: Picture
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
 
 KEPT_PIXELS = 8_000_000
 """Of all that are kept, in 32 MB. A larger picture is read anew each time."""
@@ -29,7 +47,7 @@ _keeping = threading.Lock()
 
 
 def read_source(data: bytes) -> Read:
-    """The pixels of a source, what the file was, what was done to the pixels, and doubts.
+    """A source, read once for everything that looks at it.
 
     :raises NotAPictureError: if it is no picture, truncated, damaged or too large.
     """
@@ -38,11 +56,20 @@ def read_source(data: bytes) -> Read:
         if name in _kept:
             _kept.move_to_end(name)
             return _kept[name]
-    image, picture, notes, warnings = read(data, MAX_PIXELS)
-    found = image, picture, tuple(notes), tuple(warnings)
-    if image.width * image.height <= KEPT_PIXELS:
+    found = _read(data)
+    if found.pixels.size <= 4 * KEPT_PIXELS:
         with _keeping:
             _kept[name] = found
-            while sum(each.width * each.height for each, *_ in _kept.values()) > KEPT_PIXELS:
+            while sum(each.pixels.size for each in _kept.values()) > 4 * KEPT_PIXELS:
                 _kept.popitem(last=False)
     return found
+
+
+def _read(data: bytes) -> Read:
+    import numpy as np
+    from PIL import Image
+
+    image, picture, notes, warnings = read(data, MAX_PIXELS)
+    pixels = np.asarray(image)
+    image = Image.frombuffer("RGBA", image.size, pixels, "raw", "RGBA", 0, 1)
+    return Read(pixels, image, picture, tuple(notes), tuple(warnings))

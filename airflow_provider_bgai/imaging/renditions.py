@@ -201,8 +201,8 @@ def thumbnail(picture: Image.Image) -> bytes:
     from PIL import Image
 
     small = sketch(picture)
-    small.thumbnail((160, 160), Image.Resampling.HAMMING)
-    if small.getchannel("A").getextrema() == (255, 255):
+    small.thumbnail((160, 160), Image.Resampling.HAMMING, reducing_gap=1.5)
+    if small.mode == "RGBA" and small.getchannel("A").getextrema() == (255, 255):
         small = small.convert("RGB")
     # Twice as quick as the usual 4, and no larger, since alpha loses a little, too.
     return _save(small, "WEBP", quality=70, alpha_quality=70, method=2)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from airflow_provider_bgai.imaging.fidelity import compare
+from airflow_provider_bgai.imaging.fidelity import compare, opaque
 from airflow_provider_bgai.imaging.inspect import Inspection, inspect
 from airflow_provider_bgai.imaging.label import Label, write_label
 from airflow_provider_bgai.imaging.prepare import prepare
@@ -56,8 +56,9 @@ def results(paths: list[Path], seed: int) -> Iterator[tuple[Image.Image, Image.I
             sharpened(painted(source, random, shadow=True), random),
             relit(painted(source, random), random),
         ):
-            large = result.width * result.height >= 0.9 * MEGAPIXEL
-            yield source, result.convert("RGB") if large else result.convert("RGB").resize(source.size)
+            factor = (MEGAPIXEL / (result.width * result.height)) ** 0.5
+            size = round(result.width * factor), round(result.height * factor)
+            yield source, result.convert("RGB").resize(size)
 
 
 def cost(paths: list[Path], seed: int) -> Costs:
@@ -90,24 +91,25 @@ def _whole_way(photo: bytes, file: bytes) -> bool:
 
 def _steps(photo: bytes, file: bytes) -> Iterator[tuple[str, float]]:
     def from_afar() -> None:
-        small_cutout, small = sketch(cutout), sketch(image)
+        small_cutout, small = sketch(cutout), sketch(shown)
         thumbnail(small_cutout)
         thumbnail(small)
         check_painted(small, small_cutout)
 
     yield "prepare the source", _timed(prepare, photo + b"again", SourceLimits())[0]
-    spent, (cutout, *_) = _timed(read_source, photo)
+    spent, source = _timed(read_source, photo)
+    cutout = source.pixels
     yield "find the source again", spent
-    spent, (_, image) = _timed(open_whole, file)
+    spent, shown = _timed(lambda: opaque(open_whole(file)[1]))
     yield "read the result", spent
     try:
         yield "thumbnails, is it painted", _timed(from_afar)[0]
     except WrongPictureError:
         return
-    left, top, right, bottom = cutout.getchannel("A").getbbox() or (0, 0, *cutout.size)
-    scale = image.width / cutout.width
+    left, top, right, bottom = source.image.getchannel("A").getbbox() or (0, 0, *source.image.size)
+    scale = shown.shape[1] / cutout.shape[1]
     hint = tuple(round(each * scale) for each in (left, top, right - left, bottom - top))
-    yield "compare", _timed(compare, cutout, image, hint=hint)[0]
+    yield "compare", _timed(compare, cutout, shown, hint=hint)[0]
     yield "label", _timed(write_label, file, LABEL)[0]
 
 

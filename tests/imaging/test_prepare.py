@@ -522,12 +522,12 @@ def test_a_source_that_was_just_read_is_not_read_again(monkeypatch):
     monkeypatch.setattr(recent, "read", read)
     data = saved(disc(), "PNG") + b"of this test alone"
     first, again = prepare(data, PICWISH), prepare(data, ANYTHING)
-    kept, *_ = recent.read_source(data)
+    kept = recent.read_source(data).image
     assert (len(reads), first.warnings, kept.tobytes()) == (1, again.warnings, disc().tobytes())
     large = saved(Image.new("RGBA", (2500, 2500), "red"), "PNG")
     for number in range(3):
         recent.read_source(large + bytes([number]))
-    assert sum(image.width * image.height for image, *_ in recent._kept.values()) <= recent.KEPT_PIXELS
+    assert sum(each.image.width * each.image.height for each in recent._kept.values()) <= recent.KEPT_PIXELS
     recent.read_source(data)
     assert len(reads) == 5
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.surroundings import Outline, difference, lab
+from airflow_provider_bgai.imaging.fidelity.surroundings import Outline, difference, lab, reduced, shrunk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 SEARCHED, LARGEST = 56, 224  # px in the search, longer side: of the product, and at most of the result
 SCALES = tuple(0.28 * 1.17**step for step in range(10))  # of a copy, where the product's is 1
 COLOURS = 8  # groups of colours that the product's proportions are told by
-CLOSE = 56  # px, longer side of the product when a place is looked at closely
+CLOSE, MARGIN = 56, 4  # px, longer side of the product when a place is looked at closely, and around it
+ENOUGH = 700  # px of it by which is told where it fits
 LEAST = 20  # px in the result, longer side of a copy
 LIKELY = 0.42  # of the product's colours, in their proportions, from which a place is worth a look
 SHADE = 16.0  # CIELAB, with half of the lightness, up to which a colour may be one of the product in another light
@@ -63,15 +64,16 @@ def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
     longest = max(box[2] - box[0], box[3] - box[1])
     if longest * SCALES[-1] < LEAST:
         return Copies()
-    pixels = product.cut
+    picture_size = picture.shape[1], picture.shape[0]
+    small = _Small(product.cut, box)
+    if small.pattern < PLAIN:
+        return Copies()
     found: list[Pose] = []
     close: _Close | None = None
-    for pose in _candidates(pixels, picture, box):
+    for pose in _candidates(small, picture, box):
         if any(math.hypot(each.x - pose.x, each.y - pose.y) < 0.35 * each.scale * longest for each in found):
             continue
-        close = close or _Close(pixels, picture, box)
-        if close.pattern < PLAIN:
-            return Copies()
+        close = close or _Close(small, picture, box)
         best = close.fitted(pose)
         if (
             best.scale >= 0.9 * SCALES[0]
@@ -79,11 +81,34 @@ def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
             and not any(math.hypot(each.x - best.x, each.y - best.y) < 0.35 * each.scale * longest for each in found)
         ):
             found.append(best)
-    frame = picture.shape[1], picture.shape[0]
-    return Copies(len(found), tuple(_outline(each, box, frame) for each in found))
+    return Copies(len(found), tuple(_outline(each, box, picture_size) for each in found))
 
 
-def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
+class _Small:
+    """The product small: as it is laid over places where it may be."""
+
+    def __init__(self, pixels: Levels, box: Box) -> None:
+        import cv2
+        import numpy as np
+
+        width, height = box[2] - box[0], box[3] - box[1]
+        factor = CLOSE / max(width, height)
+        size = max(4, round(width * factor)), max(4, round(height * factor))
+        self.twice = shrunk(pixels, (2 * size[0], 2 * size[1]))
+        small = cv2.resize(self.twice, size, interpolation=cv2.INTER_AREA)
+        padded = np.pad(small, ((MARGIN,) * 2, (MARGIN,) * 2, (0, 0)))
+        self.alpha: Levels = np.ascontiguousarray(padded[..., 3])
+        own = lab(padded[..., :3])
+        solid = self.alpha > 200
+        inner = cv2.erode(solid.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        rows, columns = np.nonzero(inner if inner.sum() > 0.4 * solid.sum() else solid)
+        self.middle = padded.shape[1] / 2, padded.shape[0] / 2
+        self.places = np.stack([columns, rows], 1).astype(np.float32)  # px of it that are compared
+        self.colours: Array = own[rows, columns]
+        self.pattern = float(np.sqrt(self.colours.var(0).sum())) if len(rows) else 0.0
+
+
+def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
     """Where the product's colours are in their proportions, the likeliest first."""
     import cv2
     import numpy as np
@@ -92,8 +117,8 @@ def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
     ratio = min(1.0, SEARCHED / max(width, height), LARGEST / max(picture.shape))
     size = max(8, round(picture.shape[1] * ratio)), max(8, round(picture.shape[0] * ratio))
     own_size = max(3, round(width * ratio)), max(3, round(height * ratio))
-    scene = lab(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-    template = cv2.resize(pixels, own_size, interpolation=cv2.INTER_AREA)
+    scene = lab(shrunk(picture, size))
+    template = cv2.resize(product.twice, own_size, interpolation=cv2.INTER_AREA)
     alpha = template[..., 3]
     if np.count_nonzero(alpha > 200) < 20:
         return
@@ -103,7 +128,8 @@ def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
     alike = apart < SHADE
     left, top = (max(0, math.floor(edge * ratio) - 1) for edge in box[:2])
     right, bottom = math.ceil(box[2] * ratio) + 1, math.ceil(box[3] * ratio) + 1
-    inner = cv2.resize(pixels[..., 3], (max(1, right - left), max(1, bottom - top)), interpolation=cv2.INTER_AREA) > 8
+    place = max(1, right - left), max(1, bottom - top)
+    inner = cv2.resize(product.twice[..., 3], place, interpolation=cv2.INTER_AREA) > 8
     rows, columns = np.nonzero(cv2.dilate(inner.astype(np.uint8), np.ones((3, 3), np.uint8)))
     good = (rows + top < size[1]) & (columns + left < size[0])
     alike[:, rows[good] + top, columns[good] + left] = False
@@ -123,10 +149,9 @@ def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
             likely += np.minimum(count / area, share)
         if likely.max() < LIKELY:
             continue
-        small = np.asarray(cv2.resize(pixels, window, interpolation=cv2.INTER_AREA), np.uint8)
+        small = np.asarray(cv2.resize(product.twice, window, interpolation=cv2.INTER_AREA), np.uint8)
         for mirrored in (False, True):
-            turned = small[:, ::-1] if mirrored else small
-            score = np.where(likely > LIKELY - 0.05, _correlation(scene, turned), -1)
+            score = _correlation(scene, small[:, ::-1] if mirrored else small, likely > LIKELY - 0.05)
             for _ in range(2):
                 y, x = (int(each) for each in np.unravel_index(int(score.argmax()), score.shape))
                 if score[y, x] < 0.45:
@@ -139,21 +164,28 @@ def _candidates(pixels: Levels, picture: Levels, box: Box) -> Iterator[Pose]:
     yield from _apart([pose for _, pose in found], max(width, height))
 
 
-def _correlation(scene: Array, template: Levels) -> Array:
-    """How well a template (RGBA) with its middle at each px of a scene (L*, a*, b*) correlates with it, -1 to 1."""
+def _correlation(scene: Array, template: Levels, where: NDArray[np.bool_]) -> Array:
+    """How well a template (RGBA) with its middle at each px of a scene (L*, a*, b*) correlates with it, -1 to 1.
+
+    :param where: the places that are looked at; -1 elsewhere.
+    """
     import cv2
     import numpy as np
 
-    height, width = template.shape[:2]
-    left, top = width // 2, height // 2
-    sides = top, height - 1 - top, left, width - 1 - left
-    padded = cv2.copyMakeBorder(scene, *sides, cv2.BORDER_REPLICATE)
+    score = np.full(where.shape, -1, np.float32)
     mask = np.repeat((template[..., 3:] > 200).astype(np.float32), 3, axis=2)
     if mask.sum() < 30:
-        return np.full(scene.shape[:2], -1, np.float32)
+        return score
+    height, width = template.shape[:2]
+    left, top = width // 2, height // 2
+    padded = cv2.copyMakeBorder(scene, top, height - 1 - top, left, width - 1 - left, cv2.BORDER_REPLICATE)
+    x, y, across, down = cv2.boundingRect(where.astype(np.uint8))
+    part = padded[y : y + down + height - 1, x : x + across + width - 1]
     own = lab(np.ascontiguousarray(template[..., :3]))
-    score = cv2.matchTemplate(padded, own, cv2.TM_CCOEFF_NORMED, mask=mask)
-    return np.asarray(np.where(np.isfinite(score) & (np.abs(score) <= 1.01), score, -1), np.float32)
+    found = cv2.matchTemplate(part, own, cv2.TM_CCOEFF_NORMED, mask=mask)
+    good = where[y : y + down, x : x + across] & np.isfinite(found) & (np.abs(found) <= 1.01)
+    score[y : y + down, x : x + across] = np.where(good, found, -1)
+    return score
 
 
 def _apart(poses: list[Pose], longest: float) -> list[Pose]:
@@ -184,82 +216,79 @@ def _groups(colours: Array) -> tuple[Array, Array]:
 
 
 class _Close:
-    """A product small, and the result at places where it may be."""
+    """The product, small, laid over places of the result where it may be."""
 
-    def __init__(self, pixels: Levels, picture: Levels, box: Box) -> None:
+    def __init__(self, product: _Small, picture: Levels, box: Box) -> None:
+        self.product, self.picture, self.box = product, picture, box
+        self.unit = max(box[2] - box[0], box[3] - box[1])
+        # A part of its px tells where it fits; whether it does, all of them.
+        self.some = slice(None, None, math.ceil(len(product.places) / ENOUGH))
+        self.levels: dict[int, Array] = {}
+
+    def _level(self, factor: int) -> Array:
+        """L*, a*, b* of the result, so many times reduced, with a frame of 1 px; and 1 where it may show a copy.
+
+        The frame may not, and not what the product covers where it is known to be.
+        """
         import cv2
         import numpy as np
 
-        self.picture, self.box = picture, box
-        self.width, self.height = box[2] - box[0], box[3] - box[1]
-        factor = CLOSE / max(self.width, self.height)
-        size = max(4, round(self.width * factor)), max(4, round(self.height * factor))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        self.margin = 4
-        padded = np.pad(small, ((self.margin,) * 2, (self.margin,) * 2, (0, 0)))
-        self.alpha: Levels = np.ascontiguousarray(padded[..., 3])
-        self.own = lab(padded[..., :3])
-        solid = self.alpha > 200
-        inner = cv2.erode(solid.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        self.solid = inner if inner.sum() > 0.4 * solid.sum() else solid
-        self.pattern = float(np.sqrt(self.own[self.solid].var(0).sum())) if self.solid.any() else 0.0
-        contours, _ = cv2.findContours((self.alpha > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        self.line = np.concatenate([each[:, 0] for each in contours]) if contours else np.zeros((0, 2), int)
-        soft = cv2.GaussianBlur(self.alpha, (0, 0), 1.2)
-        along, down = (cv2.Sobel(soft, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-        x, y = self.line[:, 0], self.line[:, 1]
-        steep = np.maximum(np.hypot(along[y, x], down[y, x]), 1e-3)
-        self.normals = -np.stack([along[y, x] / steep, down[y, x] / steep], 1)
-        # The product where it is known to be hides what a copy shows there.
-        self.hidden: Levels = np.ascontiguousarray(pixels[..., 3])
-        self.reduced: dict[int, Levels] = {1: picture}
+        if factor not in self.levels:
+            colours = lab(reduced(self.picture, factor))
+            height, width = colours.shape[:2]
+            own = self.product.twice
+            rows = np.array(
+                [
+                    [
+                        (self.box[2 + axis] - self.box[axis]) / own.shape[1 - axis] / factor * (axis == of)
+                        for of in (0, 1)
+                    ]
+                    + [self.box[axis] / factor]
+                    for axis in (0, 1)
+                ]
+            )
+            rows[:, 2] += rows[:, :2] @ (0.5, 0.5) - 0.5
+            alpha = np.ascontiguousarray(own[..., 3])
+            free = (cv2.warpAffine(alpha, rows, (width, height), flags=cv2.INTER_LINEAR) < 8).astype(np.float32)
+            self.levels[factor] = np.dstack(
+                [
+                    cv2.copyMakeBorder(colours, 1, 1, 1, 1, cv2.BORDER_REPLICATE),
+                    cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0),
+                ]
+            )
+        return self.levels[factor]
 
-    def seen(self, pose: Pose) -> tuple[Array, NDArray[np.bool_]]:
-        """L*, a*, b* of the result where the pose lays the small product, and what of it can be seen there."""
+    def seen(self, pose: Pose, places: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """L*, a*, b* of the result where the pose lays these px of the small product, and which can be seen there."""
         import cv2
         import numpy as np
 
-        step = pose.scale * max(self.width, self.height) / CLOSE
-        whole = 1 << max(0, round(math.log2(max(step, 1))))
-        if whole not in self.reduced:
-            size = max(1, self.picture.shape[1] // whole), max(1, self.picture.shape[0] // whole)
-            self.reduced[whole] = np.asarray(cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        picture = self.reduced[whole]
-        height, width = self.alpha.shape
-        cos, sin = math.cos(pose.turn) * step, math.sin(pose.turn) * step
-        flip = -1 if pose.mirrored else 1
-        # From px of the small product to px of the result.
-        turned = np.array([[flip * cos, -sin, 0.0], [flip * sin, cos, 0.0]])
-        turned[:, 2] = (pose.x, pose.y) - turned[:, :2] @ (width / 2, height / 2)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-
-        def fetched(source: Levels, scale: tuple[float, float], shift: tuple[float, float]) -> Levels:
-            rows = turned.copy()
-            rows[:, 2] += rows[:, :2] @ (0.5, 0.5) - shift
-            rows = rows / np.array(scale)[:, None]
-            rows[:, 2] -= 0.5
-            border = cv2.BORDER_REPLICATE if source.ndim == 3 else cv2.BORDER_CONSTANT
-            return np.asarray(cv2.warpAffine(source, rows, (width, height), flags=flags, borderMode=border), np.uint8)
-
-        ratio = self.picture.shape[1] / picture.shape[1], self.picture.shape[0] / picture.shape[0]
-        colours = fetched(picture, ratio, (0.0, 0.0))
-        own = self.width / self.hidden.shape[1], self.height / self.hidden.shape[0]
-        hidden = fetched(self.hidden, own, (self.box[0], self.box[1]))
-        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        across, down = (row[0] * x + row[1] * y + row[2] for row in turned)
-        in_frame = (across >= 0) & (across < self.picture.shape[1]) & (down >= 0) & (down < self.picture.shape[0])
-        return lab(colours), (hidden < 8) & in_frame
+        step = pose.scale * self.unit / CLOSE
+        factor = 1 << max(0, round(math.log2(max(step, 1))))
+        level = self._level(factor)
+        cos, sin = math.cos(pose.turn) * step / factor, math.sin(pose.turn) * step / factor
+        x, y = (places[:, axis] + np.float32(0.5 - self.product.middle[axis]) for axis in (0, 1))
+        if pose.mirrored:
+            x = -x
+        across = np.float32(pose.x / factor + 0.5) + np.float32(cos) * x - np.float32(sin) * y
+        down = np.float32(pose.y / factor + 0.5) + np.float32(sin) * x + np.float32(cos) * y
+        found = np.asarray(
+            cv2.remap(level, across[None], down[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        )[0]
+        return found[:, :3], found[:, 3] > 0.99
 
     def unlikeness(self, pose: Pose) -> float:
         """CIELAB, on average and at most 25 a px, of what can be seen; 25 where that is less than two fifths."""
         import numpy as np
 
-        colours, visible = self.seen(pose)
-        there = visible & self.solid
-        count, whole = np.count_nonzero(there), np.count_nonzero(self.solid)
+        colours, visible = self.seen(pose, self.product.places[self.some])
+        own = self.product.colours[self.some]
+        count, whole = int(np.count_nonzero(visible)), len(own)
         if count < 0.4 * whole:
             return 25.0
-        apart = difference(colours[there], _in_light(self.own[there], colours[there]))
+        if count < whole:
+            colours, own = colours[visible], own[visible]
+        apart = difference(colours, _in_light(own, colours))
         return float(np.minimum(apart, 25).mean()) + 2 * (1 - count / whole)
 
     def fitted(self, pose: Pose) -> Pose:
@@ -272,12 +301,11 @@ class _Close:
         return min((self._climbed(*each) for each in ranked), key=lambda each: each[0])[1]
 
     def _climbed(self, worst: float, pose: Pose) -> tuple[float, Pose]:
-        unit = max(self.width, self.height)
         for step in (0.08, 0.04, 0.02, 0.01):
             if worst > HOPELESS[1] and step < 0.08:
                 break
             for _ in range(6):
-                move = step * pose.scale * unit
+                move = step * pose.scale * self.unit
                 tries = [
                     *(replace(pose, x=pose.x + each) for each in (-move, move)),
                     *(replace(pose, y=pose.y + each) for each in (-move, move)),
@@ -294,11 +322,10 @@ class _Close:
         """Whether it is the product that is there: its colours, its pattern as clear as it is, its outline."""
         import numpy as np
 
-        colours, visible = self.seen(pose)
-        there = visible & self.solid
-        if np.count_nonzero(there) < 0.42 * np.count_nonzero(self.solid):
+        colours, visible = self.seen(pose, self.product.places)
+        if np.count_nonzero(visible) < 0.42 * len(visible):
             return False
-        own, other = self.own[there], colours[there]
+        own, other = self.product.colours[visible], colours[visible]
         like = float((difference(other, _in_light(own, other)) < 10).mean())
         centred, seen = own - own.mean(0), other - other.mean(0)
         cross, power = float((centred * seen).sum()), float((centred**2).sum())
@@ -308,18 +335,21 @@ class _Close:
 
     def _edge(self, pose: Pose) -> float:
         """The share of the outline that is an edge in the result, too."""
+        import cv2
         import numpy as np
 
-        colours, visible = self.seen(pose)
-
-        def at(distance: float) -> tuple[Array, NDArray[np.bool_]]:
-            places = (self.line + distance * self.normals).round().astype(int)
-            columns, rows = (np.clip(places[:, axis], 0, colours.shape[1 - axis] - 1) for axis in (0, 1))
-            return colours[rows, columns], visible[rows, columns]
-
-        (inside, first), (outside, second) = at(-1.5), at(2.5)
-        both = first & second
-        return float((difference(inside, outside)[both] > 8).mean()) if both.any() else 0.0
+        alpha = self.product.alpha
+        contours, _ = cv2.findContours((alpha > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        if not contours:
+            return 0.0
+        line = np.concatenate([each[:, 0] for each in contours])
+        x, y = line[:, 0], line[:, 1]
+        soft = cv2.GaussianBlur(alpha, (0, 0), 1.2)
+        along, down = (cv2.Sobel(soft, cv2.CV_32F, *order)[y, x] for order in ((1, 0), (0, 1)))
+        normals = -np.stack([along, down], 1) / np.maximum(np.hypot(along, down), 1e-3)[:, None]
+        sides = [self.seen(pose, (line + distance * normals).astype(np.float32)) for distance in (-1.5, 2.5)]
+        both = sides[0][1] & sides[1][1]
+        return float((difference(sides[0][0], sides[1][0])[both] > 8).mean()) if both.any() else 0.0
 
 
 def _in_light(own: Array, seen: Array) -> Array:

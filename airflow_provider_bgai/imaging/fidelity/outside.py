@@ -9,26 +9,30 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.copies import repeated
 from airflow_provider_bgai.imaging.fidelity.grown import grown
+from airflow_provider_bgai.imaging.fidelity.product import Placement
+from airflow_provider_bgai.imaging.fidelity.surroundings import SIZE
+from airflow_provider_bgai.imaging.small import halved
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.judge import Thresholds, Verdict
-    from airflow_provider_bgai.imaging.fidelity.product import Levels, Placement, Product
+    from airflow_provider_bgai.imaging.fidelity.product import Levels, Product
     from airflow_provider_bgai.imaging.fidelity.surroundings import Outline
 
 
 def judged_outside(product: Product, picture: Levels, verdict: Verdict, limits: Thresholds) -> Verdict:
     """A verdict on a faithful product, and on what is around it."""
     assert verdict.placement is not None
-    growth = grown(product, picture, verdict.placement)
+    picture, placement = _near_enough(product, picture, verdict.placement)
+    growth = grown(product, picture, placement)
     reasons: list[str] = []
     outlines: list[Outline] = []
     if growth.share > limits.max_growth:
-        where = _where(growth.outlines, product, picture, verdict.placement)
+        where = _where(growth.outlines, product, picture, placement)
         reasons.append(f"the product has grown by {growth.share:.1%} {where} (at most {limits.max_growth:.1%})")
         outlines += growth.outlines
-    copies = repeated(product, picture, verdict.placement)
+    copies = repeated(product, picture, placement)
     if copies.count > limits.max_copies:
-        where = _where(copies.outlines, product, picture, verdict.placement)
+        where = _where(copies.outlines, product, picture, placement)
         reasons.append(
             f"the scene shows the product {copies.count} more time(s), {where} (at most {limits.max_copies})"
         )
@@ -41,6 +45,14 @@ def judged_outside(product: Product, picture: Levels, verdict: Verdict, limits: 
         copies=copies.count,
         outlines=tuple(outlines),
     )
+
+
+def _near_enough(product: Product, picture: Levels, placement: Placement) -> tuple[Levels, Placement]:
+    """The picture as small as nobody who looks around the product looks closer, and where the source lies in it."""
+    left, top, right, bottom = product.box_at(placement)
+    times = max(0, math.floor(math.log2(max(right - left, bottom - top) / SIZE)))
+    place = (getattr(placement, name) / 2**times for name in ("x", "y", "scale_x", "scale_y"))
+    return halved(picture, times), Placement(*place)
 
 
 def _where(outlines: Iterable[Outline], product: Product, picture: Levels, placement: Placement) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.fit import Fit
 from airflow_provider_bgai.imaging.fidelity.product import Placement, Product, slopes
+from airflow_provider_bgai.imaging.small import halved
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
@@ -44,9 +45,9 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
     search = 2 * SEARCH if product.thin else SEARCH
     scene = _Scene(picture, search, soft=product.thin)
     left, top, right, bottom = product.tight
-    cut = Image.fromarray(product.cut)
     # A little more than fits, because a size on so small a picture is not exact.
     scale = min(scene.width / (right - left), scene.height / (bottom - top)) * 1.03
+    cut = Image.fromarray(halved(product.cut, max(0, math.floor(-math.log2(scale)) - 1)))
     found: list[tuple[float, Placement]] = []
     while scale * max(product.size) >= SMALLEST * search:
         width, height = (max(3, round(side * scale)) for side in product.size)

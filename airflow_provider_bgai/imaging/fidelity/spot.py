@@ -14,6 +14,9 @@ from airflow_provider_bgai.imaging.fidelity.fit import SAMPLES, Light, estimated
 from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product, at_least, resampled, slopes
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
 
 GLYPH = 9  # px, side of a spot
@@ -27,6 +30,7 @@ UNLIT = 0.004  # light up to which no level is another one, or one by one
 FLAT = 3.0  # levels a px below which there is nothing to align
 STEPS, NEAR, MOST = 3, 0.2, 2.0  # how often it is moved, from how many px on, and by how many at most
 SHADING = 25  # px over which a difference is light, not print
+SPARSE = 5  # px: what changes slowly, or only serves a median, is looked at in one of so many each way
 LONGEST = 1600  # px a side that are looked at in one piece
 
 Frame = tuple[int, int, int, int]
@@ -93,15 +97,15 @@ def _in_frame(
         return None
     seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
     excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid))
+    if excess > enough:
+        excess, across, down = _as_it_lies(own, seen, solid)
     for _ in range(STEPS):
         if excess <= enough:
             break
         closely = _Closely(own, seen, solid)
         spots = _energy(closely.error)
-        usual = min(float(np.median(spots[solid > 0][::16])), NOISIEST**2)
-        allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(closely.busy, GLYPH)
-        _, most, _, (across, down) = cv2.minMaxLoc(spots / allowed, solid)
-        excess = math.sqrt(most)
+        usual = min(float(np.median(spots[::SPARSE, ::SPARSE][solid[::SPARSE, ::SPARSE] > 0])), NOISIEST**2)
+        excess, across, down = _worst(spots, closely.busy, solid, usual)
         if max(abs(value) for value in closely.move) < NEAR:
             break
         placement = _moved(placement, frame, closely.move)
@@ -123,6 +127,26 @@ def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
     _, most, _, (across, down) = cv2.minMaxLoc(spots)
     return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+
+
+def _as_it_lies(own: Levels, seen: Levels, solid: Levels) -> tuple[float, int, int]:
+    """The same, exactly, and with the error that is expected of edges: most pictures need no fit to be within it."""
+    import cv2
+
+    error = cv2.copyTo(cv2.subtract(seen, own, dtype=cv2.CV_32F), solid)
+    along, down = (cv2.Sobel(own, cv2.CV_32F, *order, ksize=1, scale=0.5) for order in ((1, 0), (0, 1)))
+    busy = cv2.copyTo(cv2.add(cv2.multiply(along, along), cv2.multiply(down, down)), solid)
+    return _worst(_energy(error), busy, solid, 0.0)
+
+
+def _worst(spots: Array, busy: Array, solid: Levels, usual: float) -> tuple[float, int, int]:
+    """How many times the expected error the worst spot differs by, and where it is."""
+    import cv2
+    import numpy as np
+
+    allowed = np.float32(FLOOR**2 + usual) + np.float32(DISPLACED) * _mean(busy, GLYPH)
+    _, most, _, (across, down) = cv2.minMaxLoc(cv2.divide(spots, allowed), solid)
+    return math.sqrt(most), across, down
 
 
 def _own(product: Product, luma: Levels, placement: Placement, frame: Frame) -> tuple[Levels, Levels]:
@@ -165,43 +189,73 @@ class _Closely:
     move: tuple[float, ...]
 
     def __init__(self, levels: Levels, picture: Levels, solid: Levels) -> None:
+        import cv2
         import numpy as np
 
-        inside = (solid > 0).astype(np.float32)
-        own, seen = levels.astype(np.float32), picture.astype(np.float32)
+        own: Array = levels.astype(np.float32)
         height, width = own.shape
         slope_x, slope_y = slopes(own)
         smooth = _mean(own, 3)
-        detail, wider = own - smooth, smooth - _mean(smooth, 3)
-        self.busy = (slope_x**2 + slope_y**2 + detail**2 + wider**2) * inside
-        textured, flat = (np.flatnonzero(each) for each in (self.busy > FLAT**2, (self.busy <= FLAT**2) & (inside > 0)))
-        chosen = np.concatenate(
-            [textured[:: max(1, textured.size // SAMPLES)], flat[:: max(1, 4 * flat.size // SAMPLES)]]
-        )
+        detail, wider = cv2.subtract(own, smooth), cv2.subtract(smooth, _mean(smooth, 3))
+        busy = np.zeros_like(own)
+        for each in (slope_x, slope_y, detail, wider):
+            cv2.accumulateSquare(each, busy, solid)
+        self.busy = busy
+        chosen = _samples(busy, solid)
         row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
         column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
         steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
+        level = own.ravel()[chosen]
         columns = np.stack(
             [
                 -steep_x,
                 -steep_x * row[chosen % width],
                 -steep_y,
                 -steep_y * column.ravel()[chosen // width],
-                own.ravel()[chosen],
+                level,
                 detail.ravel()[chosen],
                 wider.ravel()[chosen],
             ],
             axis=1,
         )
-        usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * self.busy.ravel()[chosen])
-        estimate, _ = estimated(columns, (seen - own).ravel()[chosen], usual)
+        usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * busy.ravel()[chosen])
+        estimate, _ = estimated(columns, picture.ravel()[chosen] - level, usual)
         self.move = tuple(float(value) for value in estimate[:4])
         a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
-        expected = own * (1 + light) - slope_x * (a + b * row) - slope_y * (c + d * column)
-        expected += sharper * detail + wider_still * wider
-        error = (seen - np.clip(expected, 0, 255)) * inside
-        shading = _mean(error, SHADING) / np.maximum(_mean(inside, SHADING), np.float32(0.05))
-        self.error = (error - shading) * inside
+        # In place: a new array of a megapixel costs more than what is written into it.
+        own *= 1 + light
+        slope_x *= a + b * row
+        slope_y *= c + d * column
+        own -= slope_x
+        own -= slope_y
+        own += np.multiply(detail, sharper, out=slope_x)
+        own += np.multiply(wider, wider_still, out=slope_y)
+        error = cv2.copyTo(cv2.subtract(picture, np.clip(own, 0, 255, out=own), dtype=cv2.CV_32F), solid)
+        self.error = cv2.copyTo(cv2.subtract(error, _shading(error, solid)), solid)
+
+
+def _samples(busy: Array, solid: Levels) -> NDArray[np.intp]:
+    """Pixels to estimate from: where there is something to align, and half as many where there is not."""
+    import numpy as np
+
+    width = busy.shape[1]
+    steep, inside = busy[::2] > FLAT**2, solid[::2] > 0
+    textured, flat = np.flatnonzero(steep), np.flatnonzero(inside & ~steep)
+    chosen = np.concatenate([textured[:: max(1, textured.size // SAMPLES)], flat[:: max(1, 4 * flat.size // SAMPLES)]])
+    return np.asarray(chosen // width * (2 * width) + chosen % width)
+
+
+def _shading(error: Array, solid: Levels) -> Array:
+    """What differs over a wide area, as light does."""
+    import cv2
+    import numpy as np
+
+    height, width = error.shape
+    size = max(1, width // SPARSE), max(1, height // SPARSE)
+    some, known = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (error, solid))
+    share = _mean(known.astype(np.float32), SHADING // SPARSE) / np.float32(255)
+    wide = _mean(some, SHADING // SPARSE) / np.maximum(share, np.float32(0.05))
+    return np.asarray(cv2.resize(wide, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _energy(error: Array) -> Array:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_bgai.imaging.small import halved
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -61,8 +63,8 @@ class Surroundings:
         import cv2
         import numpy as np
 
-        slopes = (cv2.Sobel(self.smooth, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
-        return np.asarray(np.sqrt(sum((each**2).sum(-1) for each in slopes)))
+        along, down = (cv2.Sobel(self.smooth, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
+        return np.asarray(np.sqrt(_squared(along) + _squared(down)))
 
     @cached_property
     def far(self) -> Array:
@@ -143,7 +145,7 @@ def looked_around(product: Product, picture: Levels, placement: Placement) -> Su
             (corner[axis] + (np.arange(size[axis]) + 0.5) * step[axis], picture.shape[1 - axis]) for axis in (0, 1)
         )
     ]
-    own = cv2.resize(product.cut[..., 3], (width, height), interpolation=cv2.INTER_AREA)
+    own = cv2.resize(product.alpha, (width, height), interpolation=cv2.INTER_AREA)
     return Surroundings(
         rgb=_window(picture, corner, step, size),
         alpha=np.pad(own, margin),
@@ -167,9 +169,7 @@ def _window(picture: Levels, corner: tuple[float, float], step: tuple[float, flo
     ]
     part = picture[first[1] : last[1], first[0] : last[0]]
     if whole > 1:
-        part = part[: part.shape[0] // whole * whole, : part.shape[1] // whole * whole]
-        size_ = part.shape[1] // whole, part.shape[0] // whole
-        part = np.asarray(cv2.resize(part, size_, interpolation=cv2.INTER_AREA), np.uint8)
+        part = reduced(part, whole)
     rows = [
         [step[0] / whole, 0, (corner[0] + step[0] / 2 - first[0]) / whole - 0.5],
         [0, step[1] / whole, (corner[1] + step[1] / 2 - first[1]) / whole - 0.5],
@@ -179,11 +179,41 @@ def _window(picture: Levels, corner: tuple[float, float], step: tuple[float, flo
     return np.asarray(seen, np.uint8)
 
 
+def reduced(levels: Levels, factor: int) -> Levels:
+    """A picture so many times smaller, each px a mean. What is left over at its far edges is dropped."""
+    import cv2
+    import numpy as np
+
+    times = (factor & -factor).bit_length() - 1
+    levels, factor = halved(levels, times), factor >> times
+    if factor == 1:
+        return levels
+    height, width = (max(1, side // factor) for side in levels.shape[:2])
+    part = levels[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def shrunk(levels: Levels, size: tuple[int, int]) -> Levels:
+    """A picture at a size (width, height) that is smaller: by halves first, which drops a few px at its far edges."""
+    import cv2
+    import numpy as np
+
+    factor = min(levels.shape[1] // size[0], levels.shape[0] // size[1]) // 2
+    levels = halved(levels, max(0, factor.bit_length() - 1))
+    return np.asarray(cv2.resize(levels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def difference(first: Array, second: Array) -> Array:
     """CIE76 of L*, a*, b* (last axis); plain, because it only says whether there is an edge."""
     import numpy as np
 
-    return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
+    return np.asarray(np.sqrt(_squared(first - second)))
+
+
+def _squared(vectors: Array) -> Array:
+    import numpy as np
+
+    return np.asarray(np.einsum("...i,...i->...", vectors, vectors))
 
 
 def lab(rgb: NDArray[Any]) -> Array:
