@@ -21,6 +21,7 @@ from airflow_provider_bgai.imaging.fidelity.outside import judged_outside
 from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
 from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
+from airflow_provider_bgai.imaging.fidelity.strokes import stroke_places
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,15 +84,23 @@ def _inside(
         if verdict.faithful:
             return verdict
         fits.append(fit)
-    rough = sorted((fitted(product, picture, each, COARSE) for each in best_places(product, picture, fits)), key=misfit)
+    places, longest = (stroke_places, 2 * COARSE) if product.thin else (best_places, COARSE)
+    tried = [*places(product, picture), *(fit.placement for fit in fits)]
+    rough = [fitted(product, picture, each, longest) for each in tried]
     if not rough:
         height, width = picture.shape[:2]
         return Verdict(False, (f"the result is too small to show the product: {width} x {height} px",))
-    near = [refined(product, picture, each) for each in rough[: 12 if product.thin else 5]]
-    if product.thin:  # small, it looks like much
-        finer = sorted((fitted(product, picture, each.placement, 2 * COARSE) for each in near), key=misfit)
-        near = [refined(product, picture, each, 2 * COARSE) for each in finer[:5]]
-    fits.append(polished(product, picture, min(near, key=misfit)))
+    if not product.thin:
+        rough.sort(key=misfit)
+    near = [refined(product, picture, each, longest) for each in rough[:5]]
+    best = min(near, key=misfit)
+    # Before grain, hair-thin strokes fit anywhere: there the search, which looks for them alone, knows better.
+    for start in [near[0], best] if product.thin and near[0] is not best else [best]:
+        fit = polished(product, picture, start)
+        verdict = _closely_judged(product, picture, fit, thresholds)
+        if verdict.faithful:
+            return verdict
+        fits.append(fit)
     return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 
 

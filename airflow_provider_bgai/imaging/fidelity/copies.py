@@ -62,7 +62,7 @@ def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
 
     box = product.box_at(placement)
     longest = max(box[2] - box[0], box[3] - box[1])
-    if longest * SCALES[-1] < LEAST:
+    if product.thin or longest * SCALES[-1] < LEAST:  # one stroke is like another: the links of a chain are no copies
         return Copies()
     picture_size = picture.shape[1], picture.shape[0]
     small = _Small(product.cut, box)

@@ -35,6 +35,7 @@ SAMPLES = 8_000  # px from which is estimated
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
 TINT = 0.03  # share by which light may be warmer or cooler, a channel
 LITTLE = 100.0  # squared levels per px inside a product below which its place is tried, not only calculated
+STRETCHED = 2.0  # by which it is worse for being stretched, as a share: proportions are what is changed least
 UNMOVED = 0.1  # by which a placement is worse for each px of the grid that is still to be moved
 STILL_WHITE = 0.05  # share of the samples
 CLIPPED = 250  # level from which a channel may have been brighter than it could be
@@ -176,7 +177,8 @@ def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, N
     if not part.size:
         return np.zeros((size[1], size[0], 3), np.uint8), np.zeros((size[1], size[0]), np.bool_)
     beyond = (max(0, -outer[1]), max(0, outer[3] - height), max(0, -outer[0]), max(0, outer[2] - width))
-    crop = np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
+    # The rim goes on beyond the frame: what shines through there is guessed from it.
+    crop = np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_REPLICATE), np.uint8)
     inner = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
     x = left + (np.arange(size[0]) + 0.5) * (right - left) / size[0]
     y = top + (np.arange(size[1]) + 0.5) * (bottom - top) / size[1]
@@ -185,7 +187,7 @@ def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, N
 
 
 def misfit(fit: Fit) -> float:
-    """How badly a placement explains the result: errors, an outline without an edge, a move to come, what is unseen."""
+    """How badly a placement explains the result: errors, no edge at the outline, a move to come, other proportions."""
     import numpy as np
 
     if np.count_nonzero(fit.inside) < FEWEST:
@@ -195,7 +197,8 @@ def misfit(fit: Fit) -> float:
     seen = np.hypot(slope_x, slope_y)[fit.grid.outline]
     unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
     to_come = UNMOVED * max(abs(value) for value in fit.move)
-    return float(np.mean(np.minimum(error, 6))) + unseen + to_come + 10 * (1 - fit.coverage)
+    stretched = STRETCHED * abs(math.log(abs(fit.placement.scale_x / fit.placement.scale_y)))
+    return float(np.mean(np.minimum(error, 6))) + unseen + to_come + stretched + 10 * (1 - fit.coverage)
 
 
 def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE) -> Fit:

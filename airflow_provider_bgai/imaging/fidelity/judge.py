@@ -20,7 +20,7 @@ HIGHEST_PSNR = 60.0  # dB, for no difference at all, too
 CELLS = 56  # cells along the product's longer side
 EXCESS = 1.25  # times the expected error, rms, from which a spot counts as altered
 SURE = 50.0  # squared levels up to which it is known what shines through a thin product
-GREY = 4.0  # chroma (CIELAB) up to which a colour hardly has a hue
+GREY = 8.0  # chroma (CIELAB) up to which a colour hardly has a hue
 PLAIN = 1.0  # squared levels per px inside a product, below which there is hardly anything to see
 BLANK = 1.5  # levels, standard deviation of luma below which a picture shows nothing
 
@@ -53,7 +53,7 @@ class Thresholds:
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
     min_coverage: float = 0.985
-    max_growth: float = 0.016
+    max_growth: float = 0.005
     max_copies: int = 0
 
     def __post_init__(self) -> None:

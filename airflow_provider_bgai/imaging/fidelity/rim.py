@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEPTHS = (1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 9.0)  # px inside the outline at which the product's colours are taken
 SOLID = 200  # alpha from which they are its own
 BAND = 2.2  # px about the outline that encoding and resampling mix
+FAR = 1e3  # beyond any colour
 SAME = 7.0  # CIELAB: up to which colours go on
 
 

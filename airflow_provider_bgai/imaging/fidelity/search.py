@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import Fit
 from airflow_provider_bgai.imaging.fidelity.product import Placement, Product, slopes
 from airflow_provider_bgai.imaging.small import halved
 
@@ -17,7 +16,6 @@ SEARCH = 112  # px, longer side of the result in the search
 FRAME = 6  # px around the small result in the search
 STEEPEST = 0.25  # of the range a px, from which one edge is as good as any other in the search
 LIKELIEST = 16  # places that are fitted
-SOFT = 1.5  # px of the search by which a thin product's edges are softened: from one scale to the next they move more
 SMALLEST = 0.14  # of the result's longer side: a product is not searched for below this size
 
 
@@ -36,20 +34,19 @@ def likely(product: Product, picture: Levels, hint: tuple[int, int, int, int] | 
             yield product.place((x, y, x + width, y + height), product.tight)
 
 
-def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Placement]:
-    """The few best of all scales and places, and what was tried already."""
+def best_places(product: Product, picture: Levels) -> list[Placement]:
+    """The few best of all scales and places."""
     import cv2
     import numpy as np
     from PIL import Image
 
-    search = 2 * SEARCH if product.thin else SEARCH
-    scene = _Scene(picture, search, soft=product.thin)
+    scene = _Scene(picture)
     left, top, right, bottom = product.tight
     # A little more than fits, because a size on so small a picture is not exact.
     scale = min(scene.width / (right - left), scene.height / (bottom - top)) * 1.03
     cut = Image.fromarray(halved(product.cut, max(0, math.floor(-math.log2(scale)) - 1)))
     found: list[tuple[float, Placement]] = []
-    while scale * max(product.size) >= SMALLEST * search:
+    while scale * max(product.size) >= SMALLEST * SEARCH:
         width, height = (max(3, round(side * scale)) for side in product.size)
         width, height = min(width, scene.width + 2 * FRAME), min(height, scene.height + 2 * FRAME)
         template = cut.resize((width, height), Image.Resampling.BOX, reducing_gap=2)
@@ -68,21 +65,18 @@ def best_places(product: Product, picture: Levels, fits: list[Fit]) -> list[Plac
             score[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5] = -math.inf
         scale /= 1.07
     found.sort(key=lambda each: -each[0])
-    # Small and thin, it looks like much; then only a fit tells.
-    return [placement for _, placement in found[: None if product.thin else LIKELIEST]] + [
-        fit.placement for fit in fits
-    ]
+    return [placement for _, placement in found[:LIKELIEST]]
 
 
 class _Scene:
     """A result, small, in which templates are looked for."""
 
-    def __init__(self, picture: Levels, longest: int, *, soft: bool) -> None:
+    def __init__(self, picture: Levels) -> None:
         import cv2
         import numpy as np
 
         high, wide = picture.shape[:2]
-        ratio = min(1.0, longest / max(wide, high))
+        ratio = min(1.0, SEARCH / max(wide, high))
         self.width, self.height = (max(8, round(side * ratio)) for side in (wide, high))
         self.ratio_x, self.ratio_y = self.width / wide, self.height / high
         small = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
@@ -90,9 +84,6 @@ class _Scene:
         framed = cv2.copyMakeBorder(small, FRAME, FRAME, FRAME, FRAME, cv2.BORDER_REPLICATE)
         self.colours = framed.astype(np.float32) / np.float32(255)
         self.edges = _edges(self.colours)
-        self.soft = soft
-        if soft:
-            self.edges = cv2.GaussianBlur(self.edges, (0, 0), SOFT)
 
     def score(self, template: Levels, colour: tuple[int, ...]) -> Array:
         """For every place a template (RGBA) fits: do its edges and outline correlate, and are its colours there?"""
@@ -105,9 +96,6 @@ class _Scene:
         around = cv2.dilate(alpha[..., 0], np.ones((3, 3), np.uint8))
         outline = np.hypot(*slopes(np.pad(solid, 1)))[1:-1, 1:-1]
         edges = np.maximum(_edges(colours), np.minimum(2 * outline, 1) * np.float32(STEEPEST))
-        if self.soft:
-            edges = cv2.GaussianBlur(edges, (0, 0), SOFT)
-            around = cv2.dilate(around, np.ones((5, 5), np.uint8))
         total, whole = float(around.sum()) + 1e-6, float(solid.sum()) + 1e-6
         centred = around * (edges - np.float32((around * edges).sum() / total))
         spread = float((centred * edges).sum())

@@ -50,6 +50,16 @@ class Surroundings:
         return (self.alpha < 8) & self.within
 
     @cached_property
+    def around(self) -> Mask:
+        """Outside, and not seen through the product's openings."""
+        import cv2
+        import numpy as np
+
+        solid = (self.alpha > 127).astype(np.uint8)
+        contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        return self.outside & (cv2.drawContours(solid, contours, -1, 1, cv2.FILLED) == 0)
+
+    @cached_property
     def smooth(self) -> Array:
         """L*, a*, b* less the grain."""
         import cv2
