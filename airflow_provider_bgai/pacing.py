@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 PLACES = 16
 """Places of a round at least; a vendor that takes more requests in a second has one round a beat."""
-MARGIN = 0.95
+MARGIN = 0.93
 """How much of the rate is used: a request may take a little longer to its vendor than the one before it."""
 SPREAD = 0.03
 """Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
@@ -27,8 +27,12 @@ LATE = 0.04
 """Seconds after which a beat has passed by."""
 APART = 1.02
 """So many of the vendor's seconds lie between a request and the one that its window must have left by then."""
-FIRST_TRY, SELDOM = 4, 32
+FIRST_TRY, SELDOM = 4, 48
 """Rounds until the first try, and between two tries at most."""
+HARDER = 4
+"""So many times longer until the next try, where one was refused."""
+SETTLED = 8
+"""Rounds after which everybody has found places: what is refused from then on may have been held up on its way."""
 SETTLE = 10.0
 """Seconds between tries that win: a vendor that counts over a minute refuses too late for quicker ones."""
 MOST_TURNS = 4
@@ -81,6 +85,7 @@ class Pace:
         self._taken = self._first(now) - 1
         self._wins = self._pauses = 0
         self._patience = FIRST_TRY
+        self._settled, self._regain = self._taken + SETTLED * self._round, -1
         self._try_at = self._rounds_from(now, self._patience)
 
     def next(self, now: float) -> Slot:
@@ -90,7 +95,7 @@ class Pace:
         if number > self._first(since) + 2 * MOST_TURNS * self._round:
             number = self._first(since)  # the clock was set back
         while not self._is_ours(number):
-            if number >= self._try_at and self._can_be_tried(number):
+            if number == self._regain or (number >= self._try_at and self._can_be_tried(number)):
                 return Slot(number, self._time(number) + LAST, True)
             number += 1
         return Slot(number, self._time(number), False)
@@ -98,7 +103,7 @@ class Pace:
     def take(self, slot: Slot) -> None:
         """A request goes out there. Report it with :meth:`accepted` or :meth:`refused`, if it was answered."""
         self._taken = slot.number
-        if slot.tried:
+        if slot.tried and slot.number != self._regain:
             self._try_at = slot.number + SELDOM * self._round
 
     def departure(self, slot: Slot, now: float) -> float:
@@ -124,6 +129,8 @@ class Pace:
             self.places.add(slot.number % self._round)
         elif self._can_be_tried(slot.number):
             self._turns //= 2
+        if slot.number == self._regain:
+            return
         self._wins += 1
         if self._wins > 1:
             self._patience = max(1, self._patience // 2)
@@ -139,11 +146,15 @@ class Pace:
         elif slot.at >= self.resume_at:  # of those that were on their way together, one counts
             self.resume_at = now + min(2.0**self._pauses, LONGEST_PAUSE)
             self._pauses += 1
+        if slot.number == self._regain:
+            return
         if slot.tried or self._wins:  # a place that was won may be why another one is refused
-            self._patience = min(3 * self._patience, SELDOM)
+            self._patience = min(HARDER * self._patience, SELDOM)
         self._wins = 0
         if not slot.tried or self._turns == 1:  # one that is tried may be taken for accepted by now
             self._lose(slot.number % self._round)
+        if not slot.tried and slot.number >= self._settled and self._turns == 1:
+            self._regain = slot.number + self._round  # once more; then it is somebody else's
         self._try_at = self._rounds_from(now, self._patience)
 
     def _lose(self, place: int) -> None:

@@ -136,9 +136,9 @@ def ours(
     with profiler or nullcontext():
         progress = asyncio.run(a_pass(None if deferred else 120.0))
         while progress.pending:
-            time.sleep(LATENCY)
+            event = asyncio.run(in_triggerer([str(call.task_id) for call in progress.waiting]))
             known = {"begun": progress.begun, "later": progress.later, "landed": progress.landed}
-            progress = asyncio.run(a_pass(0.0, resumed=True, **known))
+            progress = asyncio.run(a_pass(0.0, resumed=True, waiting=event["waiting"], **known))
     outcomes = Counter(result.outcome for result in give_up(items, progress, "benchmark"))
     if not outcomes.keys() <= {"bought", "reused"} or outcomes.total() != len(items):
         raise SystemExit(f"not all were bought: {outcomes}")
@@ -146,6 +146,15 @@ def ours(
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
     return seconds, Counter({name.rpartition(".")[2]: count for name, count in calls.items()})
+
+
+async def in_triggerer(task_ids: list[str]) -> dict[str, Any]:
+    """What the trigger tells that waits for them."""
+    from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
+
+    async for event in BackgroundTaskTrigger("picwish_default", task_ids).run():
+        return dict(event.payload)
+    raise AssertionError("the trigger yields one event")
 
 
 def polls(sandbox: SandboxService) -> int:
@@ -171,11 +180,16 @@ def measure(s3: S3Service, sandbox: SandboxService, count: int, profile: bool) -
     seconds, calls = ours(destination, products(count, image, "ours"), profile=profile)
     after = polls(sandbox)
     compared, _ = ours(destination, products(count, image, "compared"), fidelity=True)
+    before_deferred = polls(sandbox)
     _, in_passes = ours(destination, products(count, image, "deferred"), deferred=True)
+    deferred = polls(sandbox) - before_deferred
     print(f"{count} pictures, {LATENCY:g} s at the vendor, {IN_FLIGHT} in flight")
     print(f"bare script:    {bare_seconds:6.1f} s, {(between - before) / count:.2f} polls a picture")
     print(f"generate stage: {seconds:6.1f} s, {(after - between) / count:.2f} polls a picture")
     print(f"  and every picture compared with its product, with thumbnails for the report: {compared:.1f} s")
+    print(
+        f"deferred: {deferred / count:.2f} polls a picture in all: the trigger's, and one for the link to each picture"
+    )
     print(f"S3 requests a picture (limit {REQUESTS}; the bare script sends 2):")
     for way, made in ("blocking", calls), ("deferred", in_passes):
         requests = ", ".join(f"{name} {number / count:.1f}" for name, number in sorted(made.items()))
