@@ -23,6 +23,8 @@ SPREAD = 0.03
 """Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
 LAST = 0.006
 """Seconds by which a place that is only tried comes later: where all have their part, it should stay with its owner."""
+LONG_BEAT = 2.0
+"""Seconds from which on a beat is too long to be waited for."""
 LATE = 0.04
 """Seconds after which a beat has passed by."""
 APART = 1.02
@@ -75,7 +77,10 @@ class Pace:
         self._second = self._burst * 60 / per_minute
         self._round = self._burst * math.ceil(PLACES / self._burst)
         count = max(1, round(self._round / side_by_side))
-        first = self._chance.randrange(self._round)
+        # At such a rate requests are counted by the minute, so beats need not fall together, and the first request need
+        # not wait for one.
+        self._shift = now % self._beat if self._beat > LONG_BEAT else 0.0
+        first = self._first(now) if self._shift else self._chance.randrange(self._round)
         # Evenly spread, so that two who begin with a half each, or eight with an eighth, may fit at once.
         self.places = {(first + place * self._round // count) % self._round for place in range(count)}
         self.resume_at = 0.0
@@ -181,11 +186,11 @@ class Pace:
 
     def _first(self, now: float) -> int:
         """Of the present beat's places the first."""
-        return math.floor(now / self._beat) * self._burst
+        return math.floor((now - self._shift) / self._beat + 1e-9) * self._burst
 
     def _time(self, number: int) -> float:
         part = math.log(len(self.places)) / math.log(self._round)
-        return number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
+        return self._shift + number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
 
     def _rounds_from(self, now: float, rounds: int) -> int:
         """So many rounds on, more or less: all who were refused together should not try together."""

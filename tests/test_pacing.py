@@ -298,6 +298,16 @@ def test_a_clock_that_is_set_back_by_an_hour_stops_nobody():
     assert pace.next(START - 3600).at <= START - 3600 + 2
 
 
+@pytest.mark.parametrize("per_minute", [1, 10, 25])
+@pytest.mark.parametrize("known", [1, 3])
+def test_at_a_slow_rate_the_first_request_does_not_wait(per_minute, known):
+    now = START + 17.3
+    pace = Pace(per_minute, known, now=now)
+    pace.take(slot := pace.next(now))
+    assert slot.at <= now + 0.05
+    assert pace.next(now).at >= now + 60 / per_minute
+
+
 def test_a_burst_is_a_second_of_the_rate_and_no_more():
     pace, now, times = Pace(120, now=START), START, []
     for _ in range(40):
