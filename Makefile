@@ -36,7 +36,7 @@ help:
 	@echo 'make test       all tests; make test-2.11: what meets Airflow, on 2.11; make test-matrix: on all versions'
 	@echo 'make lint       ruff and mypy; make format: let ruff rewrite'
 	@echo 'make docs       the documentation as a site in .site/; a link that leads nowhere is an error'
-	@echo 'make bench      memory, time and accuracy: a thousand waiting tasks, a 50 MB picture, 100,000 planned,'
+	@echo 'make bench      memory, time and accuracy: 10,000 waiting tasks, a 50 MB picture, 100,000 planned,'
 	@echo '                1,000 generated, against the mapped recipe; altered products caught. Wants a quiet machine'
 	@echo 'make chaos      1,000 pictures through faults of every kind, workers ended 50 times; blocking and deferrable'
 	@echo 'make cluster    2,000 products on Celery, PostgreSQL and Valkey, whose parts are killed in turn; installs them'
@@ -78,6 +78,7 @@ format: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.waiting
+	$(BIN)/python -m benchmarks.rates
 	$(BIN)/python -m benchmarks.landing
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.generate

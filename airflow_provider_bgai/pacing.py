@@ -17,18 +17,24 @@ from dataclasses import dataclass
 
 PLACES = 16
 """Places of a round at least; a vendor that takes more requests in a second has one round a beat."""
-MARGIN = 0.95
+MARGIN = 0.93
 """How much of the rate is used: a request may take a little longer to its vendor than the one before it."""
 SPREAD = 0.03
 """Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
 LAST = 0.006
 """Seconds by which a place that is only tried comes later: where all have their part, it should stay with its owner."""
+LONG_BEAT = 2.0
+"""Seconds from which on a beat is too long to be waited for."""
 LATE = 0.04
 """Seconds after which a beat has passed by."""
 APART = 1.02
 """So many of the vendor's seconds lie between a request and the one that its window must have left by then."""
-FIRST_TRY, SELDOM = 4, 32
+FIRST_TRY, SELDOM = 4, 48
 """Rounds until the first try, and between two tries at most."""
+HARDER = 4
+"""So many times longer until the next try, where one was refused."""
+SETTLED = 8
+"""Rounds after which everybody has found places: what is refused from then on may have been held up on its way."""
 SETTLE = 10.0
 """Seconds between tries that win: a vendor that counts over a minute refuses too late for quicker ones."""
 MOST_TURNS = 4
@@ -71,7 +77,10 @@ class Pace:
         self._second = self._burst * 60 / per_minute
         self._round = self._burst * math.ceil(PLACES / self._burst)
         count = max(1, round(self._round / side_by_side))
-        first = self._chance.randrange(self._round)
+        # At such a rate requests are counted by the minute, so beats need not fall together, and the first request need
+        # not wait for one.
+        self._shift = now % self._beat if self._beat > LONG_BEAT else 0.0
+        first = self._first(now) if self._shift else self._chance.randrange(self._round)
         # Evenly spread, so that two who begin with a half each, or eight with an eighth, may fit at once.
         self.places = {(first + place * self._round // count) % self._round for place in range(count)}
         self.resume_at = 0.0
@@ -81,6 +90,7 @@ class Pace:
         self._taken = self._first(now) - 1
         self._wins = self._pauses = 0
         self._patience = FIRST_TRY
+        self._settled, self._regain = self._taken + SETTLED * self._round, -1
         self._try_at = self._rounds_from(now, self._patience)
 
     def next(self, now: float) -> Slot:
@@ -90,7 +100,7 @@ class Pace:
         if number > self._first(since) + 2 * MOST_TURNS * self._round:
             number = self._first(since)  # the clock was set back
         while not self._is_ours(number):
-            if number >= self._try_at and self._can_be_tried(number):
+            if number == self._regain or (number >= self._try_at and self._can_be_tried(number)):
                 return Slot(number, self._time(number) + LAST, True)
             number += 1
         return Slot(number, self._time(number), False)
@@ -98,7 +108,7 @@ class Pace:
     def take(self, slot: Slot) -> None:
         """A request goes out there. Report it with :meth:`accepted` or :meth:`refused`, if it was answered."""
         self._taken = slot.number
-        if slot.tried:
+        if slot.tried and slot.number != self._regain:
             self._try_at = slot.number + SELDOM * self._round
 
     def departure(self, slot: Slot, now: float) -> float:
@@ -124,6 +134,8 @@ class Pace:
             self.places.add(slot.number % self._round)
         elif self._can_be_tried(slot.number):
             self._turns //= 2
+        if slot.number == self._regain:
+            return
         self._wins += 1
         if self._wins > 1:
             self._patience = max(1, self._patience // 2)
@@ -139,11 +151,15 @@ class Pace:
         elif slot.at >= self.resume_at:  # of those that were on their way together, one counts
             self.resume_at = now + min(2.0**self._pauses, LONGEST_PAUSE)
             self._pauses += 1
+        if slot.number == self._regain:
+            return
         if slot.tried or self._wins:  # a place that was won may be why another one is refused
-            self._patience = min(3 * self._patience, SELDOM)
+            self._patience = min(HARDER * self._patience, SELDOM)
         self._wins = 0
         if not slot.tried or self._turns == 1:  # one that is tried may be taken for accepted by now
             self._lose(slot.number % self._round)
+        if not slot.tried and slot.number >= self._settled and self._turns == 1:
+            self._regain = slot.number + self._round  # once more; then it is somebody else's
         self._try_at = self._rounds_from(now, self._patience)
 
     def _lose(self, place: int) -> None:
@@ -170,11 +186,11 @@ class Pace:
 
     def _first(self, now: float) -> int:
         """Of the present beat's places the first."""
-        return math.floor(now / self._beat) * self._burst
+        return math.floor((now - self._shift) / self._beat + 1e-9) * self._burst
 
     def _time(self, number: int) -> float:
         part = math.log(len(self.places)) / math.log(self._round)
-        return number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
+        return self._shift + number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
 
     def _rounds_from(self, now: float, rounds: int) -> int:
         """So many rounds on, more or less: all who were refused together should not try together."""

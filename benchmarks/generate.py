@@ -18,7 +18,6 @@ import os
 import pstats
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,14 +137,23 @@ def ours(
     with profiler or nullcontext():
         progress = asyncio.run(a_pass(None if deferred else 120.0))
         while progress.pending:
-            time.sleep(LATENCY)
+            event = asyncio.run(in_triggerer([str(call.task_id) for call in progress.waiting]))
             known = {"begun": progress.begun, "later": progress.later, "landed": progress.landed}
-            progress = asyncio.run(a_pass(0.0, resumed=True, **known))
+            progress = asyncio.run(a_pass(0.0, resumed=True, waiting=event["waiting"], **known))
     outcomes = Counter(result.outcome for result in give_up(items, progress, "benchmark"))
     if not outcomes.keys() <= {"bought", "reused"} or outcomes.total() != len(items):
         raise SystemExit(f"not all were bought: {outcomes}")
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+
+
+async def in_triggerer(task_ids: list[str]) -> dict[str, Any]:
+    """What the trigger tells that waits for them."""
+    from airflow_provider_bgai.triggers.background import BackgroundTaskTrigger
+
+    async for event in BackgroundTaskTrigger("picwish_default", task_ids).run():
+        return dict(event.payload)
+    raise AssertionError("the trigger yields one event")
 
 
 def measure(s3: S3Service, sandbox: SandboxService, count: int, profile: bool) -> bool:

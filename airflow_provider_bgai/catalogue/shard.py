@@ -142,8 +142,8 @@ async def generate(
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
-    :param patience: seconds to wait for each task; 0 to ask once; None not to ask at all, just submit (a deferred
-        task waits in the triggerer).
+    :param patience: seconds to wait for each task; 0 to ask once for those of earlier passes; None not to ask at all,
+        just submit (a deferred task waits in the triggerer).
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
         a connection that is not proved.
     :param begun, later, landed: of the last pass, where it is known: what need not be looked for.
@@ -289,7 +289,8 @@ class _Walk:
                 self.call = await self._begin(purchase)
                 if self.call.state == "answered":
                     still = self.call.task_id in self.waiting
-                    if self.call.task_id and (still or self.patience is None):
+                    new = self.call is purchase.sent  # it was submitted a moment ago, so it is pending
+                    if self.call.task_id and (still or self.patience is None or (new and not self.patience)):
                         await buyer.collector.park(self.call, resumed=still)
                         raise PollError("its task waits in the triggerer")
                     self.call = await buyer.collect(

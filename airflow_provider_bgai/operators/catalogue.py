@@ -160,7 +160,8 @@ class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
     :param shard: the URI of a shard, from ``plan.output``.
     :param conn_id, budget, aws_conn_id: as in :class:`PlanCatalogueOperator`.
     :param in_flight: how many pictures are under way at once.
-    :param parallel_shards: how many shards run side by side: each gets that share of the connection's rate and slots.
+    :param parallel_shards: how many shards run side by side: each begins with that share of the connection's
+        rate, and has that share of its slots.
     :param deferrable: wait for the vendor's tasks in the triggerer, without a worker slot.
     :param timeout: seconds to wait for the vendor's tasks in all.
     :param sign_conn_id: whose certificate signs the published files (C2PA), where the recipe says ``sign: true``: a
