@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.chaos.chaos import PRODUCT
 from benchmarks.chaos.evidence import Evidence, gather, read_charges, sampling
 from benchmarks.chaos.judge import PRICE, Verdict, judge
+from benchmarks.chaos.tormentor import Cut
 from benchmarks.cluster.cluster import Cluster
 from benchmarks.cluster.kills import kill
 from benchmarks.cluster.recovery import Kill, Night, promises
@@ -89,6 +90,7 @@ def night(
             raise
         ended = time.time()
         kills = [each.result() for each in killed]
+    evidence.kills, evidence.cuts = len(kinds), [Cut(each.part, "kill", each.at) for each in kills]
     evidence.charges = read_charges(sandbox, prompts, PRODUCT.read_bytes())
     gather(ledger, [run_name(DAG, "catalogue.plan", watch.run_id)], evidence)
     found = Night(
