@@ -93,7 +93,8 @@ def kill(watch: Watch, kind: str, down: float, waiting: Executor) -> Future[Kill
     def recover() -> Kill:
         back = watch.wait(lambda: answered(part, hit.at))
         resumed = watch.wait(lambda: how.goes_on(hit) or watch.over())
-        print(f"  {part.name} is back, and all goes on after {(resumed or time.time()) - hit.at:.0f} s", flush=True)
+        if resumed is not None:
+            print(f"  {part.name} is back, and all goes on after {resumed - hit.at:.0f} s", flush=True)
         return Kill(part.name, held, hit.at, hit.began, back, resumed)
 
     return waiting.submit(recover)
