@@ -92,6 +92,10 @@ def test_a_night_that_ends_two_minutes_after_the_last_recovery_is_soon_enough():
     assert broken(a_night(ended=233)) == {"soon after the last recovery": ["it took 121 s"]}
 
 
+def test_a_night_without_kills_has_nothing_to_recover_from():
+    assert broken(a_night(kills=[], ended=1000)) == {}
+
+
 def test_who_does_not_recover_breaks_a_promise():
     kill = Kill("broker", "", at=100, began=106, answered=107, resumed=None)
     assert broken(a_night(kills=[kill])) == {"soon after the last recovery": ["broker did not recover"]}

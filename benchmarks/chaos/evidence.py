@@ -93,13 +93,15 @@ class Evidence:
 
 
 @contextmanager
-def sampling(ledger: Ledger, sandbox: SandboxService, samples: list[Sample]) -> Iterator[None]:
+def sampling(
+    ledger: Ledger, sandbox: SandboxService, samples: list[Sample], every: float = SAMPLE_EVERY
+) -> Iterator[None]:
     """Take a sample every few seconds, and one at the end."""
     over, problems = threading.Event(), []
 
     def sample() -> None:
         try:
-            while not over.wait(SAMPLE_EVERY):
+            while not over.wait(every):
                 samples.append(take_sample(ledger, sandbox))
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
             problems.append(error)

@@ -19,7 +19,7 @@ from benchmarks.cluster.recovery import table, told
 from demo.services import ServiceError, sandbox_process, seaweedfs, work_folder
 
 WORK = Path(__file__).parents[2] / ".cluster"
-LATENCY = 2.0
+LATENCY = 5.0
 """Seconds the vendor works on a picture."""
 
 

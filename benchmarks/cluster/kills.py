@@ -78,22 +78,23 @@ def kill(watch: Watch, kind: str, down: float, waiting: Executor) -> Future[Kill
     """
     how = KINDS[kind]
     watch.wait(lambda: how.busy(watch) or watch.over(), AT_WORK)
-    running, messages = watch.running(), watch.messages()
+    running, messages = watch.insist(watch.running), watch.insist(watch.messages)
     parts = [part for name, part in watch.up.parts.items() if name.startswith(kind)]
-    part = max(parts, key=lambda part: len(part.pids() & running.keys()))
+    part = parts[0] if kind != "worker" else max(parts, key=lambda part: len(part.pids() & running.keys()))
     hit = Hit(watch, part, time.time(), messages=messages)
     killed = part.kill()
     print(f"  {part.name} is killed …", flush=True)
     hit.tasks = tuple(task for pid, task in running.items() if pid in killed)
     time.sleep(max(0.0, hit.at + down - time.time()))
-    held = how.held(hit)
+    held = watch.insist(lambda: how.held(hit))
     hit.began = time.time()
     part.start()
 
     def recover() -> Kill:
         back = watch.wait(lambda: answered(part, hit.at))
         resumed = watch.wait(lambda: how.goes_on(hit) or watch.over())
-        print(f"  {part.name} is back, and all goes on after {(resumed or time.time()) - hit.at:.0f} s", flush=True)
+        if resumed is not None:
+            print(f"  {part.name} is back, and all goes on after {resumed - hit.at:.0f} s", flush=True)
         return Kill(part.name, held, hit.at, hit.began, back, resumed)
 
     return waiting.submit(recover)

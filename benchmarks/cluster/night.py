@@ -11,8 +11,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.chaos.chaos import PRODUCT
-from benchmarks.chaos.evidence import Evidence, gather, read_charges, take_sample
+from benchmarks.chaos.evidence import Evidence, gather, read_charges, sampling
 from benchmarks.chaos.judge import PRICE, Verdict, judge
+from benchmarks.chaos.tormentor import Cut
 from benchmarks.cluster.cluster import Cluster
 from benchmarks.cluster.kills import kill
 from benchmarks.cluster.recovery import Kill, Night, promises
@@ -25,6 +26,8 @@ FIRST, LAST = 0.15, 0.9
 """The shares of the products that are bought when the first part is killed, and the last one."""
 MOST = 3600.0
 """Seconds a night may take."""
+SAMPLE_EVERY = 30.0
+"""Seconds: the whole ledger is read for it."""
 
 
 def connections(s3: S3Service, sandbox: SandboxService) -> dict[str, str]:
@@ -75,7 +78,9 @@ def night(
         api.turn_on(DAG)
         began = time.time()
         watch = Watch(up, sandbox, DAG, api.trigger(DAG))
-    with ThreadPoolExecutor() as waiting:
+    ledger = Ledger(Storage(), f"s3://{s3.bucket}/backgrounds")
+    _ = ledger.storage.client
+    with sampling(ledger, sandbox, evidence.samples, SAMPLE_EVERY), ThreadPoolExecutor() as waiting:
         try:
             moments = zip(kinds, shares(len(kinds)), strict=True)
             killed = [kill_at(watch, kind, share * count, down, waiting) for kind, share in moments]
@@ -85,18 +90,17 @@ def night(
             raise
         ended = time.time()
         kills = [each.result() for each in killed]
-    ledger = Ledger(Storage(), f"s3://{s3.bucket}/backgrounds")
+    evidence.kills, evidence.cuts = len(kinds), [Cut(each.part, "kill", each.at) for each in kills]
     evidence.charges = read_charges(sandbox, prompts, PRODUCT.read_bytes())
-    evidence.samples.append(take_sample(ledger, sandbox))
     gather(ledger, [run_name(DAG, "catalogue.plan", watch.run_id)], evidence)
     found = Night(
         kills=kills,
         landings=[item.modified for item in ledger.storage.list(ledger.layout.pictures())],
         began=began,
         ended=ended,
-        state=watch.state(),
+        state=watch.insist(watch.state),
         restarts={part.name: len(part.ends) for part in up.parts.values() if part.ends},
-        retries=watch.retries(),
+        retries=watch.insist(watch.retries),
     )
     verdict = judge(evidence)
     verdict.promises += promises(found, evidence)
@@ -111,7 +115,7 @@ def shares(count: int) -> list[float]:
 def kill_at(watch: Watch, kind: str, pictures: float, down: float, waiting: Executor) -> Future[Kill]:
     """Kill a part once so many pictures are bought. :raises ServiceError: if the night is over by then."""
     watch.wait(lambda: watch.charged() >= pictures or watch.over(), MOST)
-    if watch.over():
+    if watch.insist(watch.over):
         raise ServiceError(f"the night was over before the {kind} could be killed")
     print(f"{watch.charged()} pictures are bought", flush=True)
     return kill(watch, kind, down, waiting)

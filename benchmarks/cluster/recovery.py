@@ -74,9 +74,15 @@ def all_landed(night: Night, evidence: Evidence) -> Iterable[str]:
 
 def soon_done(night: Night) -> Iterable[str]:
     yield from (f"{kill.part} did not recover" for kill in night.kills if kill.recovered is None)
-    last = max((kill.recovered for kill in night.kills if kill.recovered is not None), default=night.ended)
-    if night.ended - last > SOON:
-        yield f"it took {night.ended - last:.0f} s"
+    if (took := after_recovery(night)) > SOON:
+        yield f"it took {took:.0f} s"
+
+
+def after_recovery(night: Night) -> float:
+    """Seconds from the last recovery to the end."""
+    return night.ended - max(
+        (kill.recovered for kill in night.kills if kill.recovered is not None), default=night.ended
+    )
 
 
 def table(night: Night) -> str:
@@ -99,7 +105,7 @@ def told(night: Night, verdict: Verdict) -> str:
     sums, restarts = verdict.sums, ", ".join(f"{name} {count}" for name, count in night.restarts.items())
     rows = {
         "products": f"{len(verdict.evidence.prompts)}, of which {sums.landed} landed",
-        "seconds": f"{night.ended - night.began:.0f}",
+        "seconds": f"{night.ended - night.began:.0f}, {after_recovery(night):.0f} of them after the last recovery",
         "charged / paid + perhaps, as declared": f"{sums.charged.total()} / {sums.paid.total()} + {sums.unknown}",
         "tries beyond the first": f"{night.retries}",
         "ended by itself, and started again": restarts or "none",

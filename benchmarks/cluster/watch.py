@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks.cluster.cluster import Cluster
 from demo.services import SandboxService, ServiceError
@@ -12,6 +13,8 @@ from demo.services import SandboxService, ServiceError
 PATIENCE = 900.0
 """Seconds to wait for anything: for a part to recover, for the next part of the night."""
 OVER = ("success", "failed")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,6 +50,19 @@ class Watch:
                 pass
             time.sleep(0.5)
         return None
+
+    def insist(self, question: Callable[[], T]) -> T:
+        """The answer, however long nobody answers. :raises ServiceError: if nobody does in all."""
+        answers: list[T] = []
+
+        def ask() -> bool:
+            answers.append(question())
+            return True
+
+        self.wait(ask)
+        if not answers:
+            raise ServiceError(f"nobody answers for {PATIENCE:.0f} s")
+        return answers[0]
 
     def state(self) -> str:
         """Of the run."""
