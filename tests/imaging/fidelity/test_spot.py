@@ -7,7 +7,6 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 from airflow_provider_bgai.imaging.fidelity import Thresholds, compare, spot
-from airflow_provider_bgai.imaging.fidelity.fit import estimated
 from airflow_provider_bgai.sandbox import paint
 from tests.imaging.cutouts import jpeg, moved, product, scene
 
@@ -78,11 +77,12 @@ def test_a_sharpened_picture_needs_no_fit_and_a_wrong_digit_in_it_is_found(monke
     """What edges explain is told by a look at the pictures as they lie; only what is beyond it is fitted."""
     fits: list[int] = []
 
-    def counted(*given: Any) -> Any:
-        fits.append(len(given))
-        return estimated(*given)
+    class Counted(spot._Closely):
+        def __init__(self, *given: Any) -> None:
+            fits.append(len(given))
+            super().__init__(*given)
 
-    monkeypatch.setattr(spot, "estimated", counted)
+    monkeypatch.setattr(spot, "_Closely", Counted)
     sharpen = ImageFilter.UnsharpMask(1, 40, 0)
     assert compare(right, scene(right).filter(sharpen)).faithful
     assert fits == []
