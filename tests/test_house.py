@@ -40,7 +40,6 @@ ELSEWHERE = {
     "imaging/fidelity/surroundings.py": "imaging/fidelity/test_outside.py",
     "imaging/profile.py": "imaging/test_metadata.py",
     "imaging/publishable.py": "imaging/test_kinds.py",
-    "imaging/small.py": "imaging/test_verify.py",
     "operators/_metrics.py": "operators/test_metrics.py",
     "sandbox/accidents.py": "sandbox/test_faults.py",
     "sandbox/vendor.py": "sandbox/test_server.py",

@@ -139,10 +139,11 @@ def finish(
     :returns: the files, and the problems in words.
     """
     from airflow_provider_bgai.imaging.prepare import read_rgba
+    from airflow_provider_bgai.imaging.recent import read_source
 
     if all(map(finishing.publishes, call.images)):
         return keep_as_landed(storage, layout, call, finishing), ()
-    cutout = read_rgba(source) if source is not None else None
+    cutout = read_source(source).image if source is not None else None
     made: list[tuple[Finished, Evidence]] = []
     problems: list[str] = []
     for index, output in enumerate(call.images, start=1):

@@ -80,8 +80,6 @@ def inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, place
 
 
 def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, placement: Box | None) -> Seen:
-    import cv2
-
     from airflow_provider_bgai.imaging.fidelity import compare, has_no_alpha, opaque
     from airflow_provider_bgai.imaging.recent import read_source
     from airflow_provider_bgai.imaging.renditions import thumbnail
@@ -103,7 +101,8 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
         )
     try:
         # Not handed on from who prepared it: it would wait in memory until each picture is fetched.
-        cutout = read_source(source).pixels
+        sent = read_source(source)
+        cutout = sent.pixels
     except ValueError as error:
         picture, image = open_whole(file)
         return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
@@ -116,7 +115,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
         check_painted(small, None if inspection.plain else small_cutout)
     except WrongPictureError as error:
         return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, after)
-    alpha = cv2.extractChannel(cutout, 3)
+    alpha = sent.alpha
     if alpha.min() == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
     hint = placement or _product_box(alpha, inspection, image.size)

@@ -69,7 +69,8 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
     source = read_source(data)
     image, picture = source.image, source.picture
     notes, warnings = list(source.notes), list(source.warnings)
-    opaque = _check_alpha(source.pixels, limits, warnings)
+    opaque = _check_alpha(source.alpha, limits, warnings)
+    del source  # or a large picture would be held a third time below
     scale = _scale(image.size, limits, max_upscale)
     if scale != 1:
         notes.append(f"scaled {'down' if scale < 1 else 'up'} by {scale:.3g} from {image.width} x {image.height} px")
@@ -84,8 +85,7 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
         return Prepared(data, picture.content_type, *image.size, (0, 0, *image.size), taken, tuple(warnings))
 
     if scale != 1:
-        # Premultiplied, or the colour of transparent pixels would bleed into the edges. Bound to the same name,
-        # so that a large picture is not held a third time.
+        # Premultiplied, or the colour of transparent pixels would bleed into the edges. Bound to the same name, too.
         image = image.convert("RGBa")
     fitted, box = _fit(image, scale, limits.min_side)
     encoded = encode_png(fitted, opaque)
@@ -100,14 +100,13 @@ def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> P
 # --- judging and fitting -----------------------------------------------------------------------------
 
 
-def _check_alpha(rgba: NDArray[np.uint8], limits: SourceLimits, warnings: list[str]) -> bool:
+def _check_alpha(alpha: NDArray[np.uint8], limits: SourceLimits, warnings: list[str]) -> bool:
     """Whether all of it is opaque.
 
     :raises RefusedSourceError: if it shows nothing, or is no cut-out where one is needed.
     """
     import numpy as np
 
-    alpha = np.ascontiguousarray(rgba[..., 3])
     pixels = alpha.size
     hidden = int(np.count_nonzero(alpha < _VISIBLE))
     if pixels - hidden < _LEAST_SHARE * pixels:

@@ -27,16 +27,33 @@ if TYPE_CHECKING:
 class Read:
     """A source as it was read.
 
-    :param pixels: RGBA, upright sRGB with straight alpha; ``image`` is a view of the same memory.
+    :param image: RGBA, upright sRGB with straight alpha.
     :param picture: what the file was.
     :param notes: what was done to the pixels; ``warnings``: doubts.
+    :param levels: the image's own memory; None of a large picture, which would be there twice.
     """
 
-    pixels: NDArray[np.uint8]
     image: Image.Image
     picture: Picture
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    levels: NDArray[np.uint8] | None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(height, width, 4)."""
+        import numpy as np
+
+        return np.asarray(self.image) if self.levels is None else self.levels
+
+    @property
+    def alpha(self) -> NDArray[np.uint8]:
+        """(height, width)."""
+        import numpy as np
+
+        if self.levels is None:
+            return np.asarray(self.image.getchannel("A"))
+        return np.ascontiguousarray(self.levels[..., 3])
 
 
 KEPT_PIXELS = 8_000_000
@@ -57,10 +74,10 @@ def read_source(data: bytes) -> Read:
             _kept.move_to_end(name)
             return _kept[name]
     found = _read(data)
-    if found.pixels.size <= 4 * KEPT_PIXELS:
+    if found.levels is not None:
         with _keeping:
             _kept[name] = found
-            while sum(each.pixels.size for each in _kept.values()) > 4 * KEPT_PIXELS:
+            while sum(each.image.width * each.image.height for each in _kept.values()) > KEPT_PIXELS:
                 _kept.popitem(last=False)
     return found
 
@@ -70,6 +87,8 @@ def _read(data: bytes) -> Read:
     from PIL import Image
 
     image, picture, notes, warnings = read(data, MAX_PIXELS)
-    pixels = np.asarray(image)
-    image = Image.frombuffer("RGBA", image.size, pixels, "raw", "RGBA", 0, 1)
-    return Read(pixels, image, picture, tuple(notes), tuple(warnings))
+    levels = None
+    if image.width * image.height <= KEPT_PIXELS:
+        levels = np.asarray(image)
+        image = Image.frombuffer("RGBA", image.size, levels, "raw", "RGBA", 0, 1)
+    return Read(image, picture, tuple(notes), tuple(warnings), levels)

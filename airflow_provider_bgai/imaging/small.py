@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     Levels = NDArray[np.uint8]
 
-_ROWS = 16
+# Of the small picture that are made at a time; more where they are made of fewer px than these.
+_ROWS, _STRIP = 16, 1 << 20
 # px of the longer side, and up to twice that: twice a thumbnail, so that scaling it down once more stays smooth.
 _SKETCH = 320
 
@@ -38,8 +39,9 @@ def reduced(image: Image.Image, factor: int) -> Image.Image:
         return image.convert("RGBA")
     size = -(-image.width // factor), -(-image.height // factor)
     small = Image.new("RGBA", size)
-    for top in range(0, image.height, _ROWS * factor):
-        strip = image.crop((0, top, image.width, min(top + _ROWS * factor, image.height)))
+    rows = factor * max(_ROWS, _STRIP // (image.width * factor))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         if strip.mode in ("I;16", "I;16B"):
             strip = Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
         elif strip.mode not in ("RGBA", "RGB", "L", "LA", "CMYK") or "transparency" in strip.info:

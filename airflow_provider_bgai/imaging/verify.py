@@ -141,7 +141,7 @@ def check_painted(image: Image.Image, source: Image.Image | None) -> None:
     if visible.mean() < 0.001:
         raise WrongPictureError("blank", "blank: all of it is transparent")
     seen = pixels * visible[..., None]
-    colour = np.median(seen[::2, ::2], axis=(0, 1))
+    colour = np.median(seen[::2, ::2], axis=(0, 1)).astype(np.int16)
     if _like(seen, colour) > 0.999 * visible.size:
         raise WrongPictureError("blank", f"blank: all of it is of one colour, {_hexadecimal(colour)}")
     if source is None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 
-from airflow_provider_bgai.imaging.fidelity import Placement, compare
+from airflow_provider_bgai.imaging.fidelity import Placement, compare, opaque
 from airflow_provider_bgai.sandbox import paint
 from tests.imaging.cutouts import CATALOGUE, PRODUCTS, box_of, jpeg, made, moved, product, scene
 
@@ -288,3 +288,11 @@ def test_a_product_that_is_nowhere_fully_opaque_is_still_compared():
     assert not compare(source, result).faithful
     ImageDraw.Draw(result).rectangle((0, 0, 5, 5), "red")  # so that it is not blank
     assert not compare(source, result).faithful
+
+
+def test_levels_serve_as_well_as_pictures():
+    source = product()
+    result = jpeg(scene(source), 85)
+    assert compare(np.asarray(source), opaque(result)) == compare(source, result)
+    with pytest.raises(ValueError, match="is RGB, not RGBA"):
+        compare(np.asarray(result), result)

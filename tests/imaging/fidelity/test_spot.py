@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 from airflow_provider_bgai.imaging.fidelity import Thresholds, compare, spot
 from airflow_provider_bgai.sandbox import paint
@@ -69,6 +71,23 @@ def test_where_pictures_agree_the_spot_is_no_more_than_allowed(right):
     assert verdict.faithful
     assert verdict.spot is not None
     assert verdict.spot <= Thresholds().max_spot
+
+
+def test_a_sharpened_picture_needs_no_fit_and_a_wrong_digit_in_it_is_found(monkeypatch, right, wrong):
+    """What edges explain is told by a look at the pictures as they lie; only what is beyond it is fitted."""
+    fits: list[int] = []
+
+    class Counted(spot._Closely):
+        def __init__(self, *given: Any) -> None:
+            fits.append(len(given))
+            super().__init__(*given)
+
+    monkeypatch.setattr(spot, "_Closely", Counted)
+    sharpen = ImageFilter.UnsharpMask(1, 40, 0)
+    assert compare(right, scene(right).filter(sharpen)).faithful
+    assert fits == []
+    assert not compare(right, scene(wrong).filter(sharpen)).faithful
+    assert fits
 
 
 def test_a_large_result_is_looked_at_in_pieces(monkeypatch, right, wrong):
