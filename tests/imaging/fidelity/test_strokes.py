@@ -74,6 +74,7 @@ def test_what_lies_beyond_the_frame_does_not_shine_through_a_product_that_touche
     picture.paste(source, (-39, 60), mask=source)
     fit = fitted(Product(source), np.asarray(picture), Placement(-39.0, 60.0, 1.0, 1.0), FINE)
     assert np.abs(fit.left_over)[fit.inside].max() < 1
+    assert fit.coverage == 1.0
 
 
 def test_the_links_of_a_chain_are_no_copies_of_it():
