@@ -67,18 +67,6 @@ def test_an_invented_foot_is_caught_and_shown_where_it_is():
     assert places[:, 1].max() == pytest.approx(bottom + 60, abs=8)
 
 
-def test_a_part_of_a_bicycle_is_caught_though_the_scene_is_seen_through_it():
-    source = on_canvas("city-bicycle")
-    assert compare(source, jpeg(before(source), 92)).faithful
-    left, _, _, bottom = box_of(source)
-    x = int(np.flatnonzero(np.asarray(source.getchannel("A"))[bottom - 2] > 250)[0])
-    foot = Image.new("RGBA", source.size)
-    ImageDraw.Draw(foot).rectangle((x - 30, bottom - 14, x + 30, bottom + 48), fill="black")
-    verdict = compare(source, jpeg(before(source, foot), 92))
-    assert not verdict.faithful
-    assert "at the bottom" in verdict.reasons[0]
-
-
 def test_a_part_whose_colours_change_as_those_of_the_rim_is_caught():
     source = Image.new("RGBA", (700, 600))
     shades = np.linspace(70, 200, 400)[None, :, None] * np.array([0.5, 0.7, 1.0])
