@@ -30,11 +30,9 @@ def test_a_file_is_read_in_one_sitting(path):
 
 ELSEWHERE = {
     "hooks/vendor.py": "hooks/test_requests.py",
-    "imaging/fidelity/fit.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/copies.py": "imaging/fidelity/test_outside.py",
     "imaging/fidelity/grown.py": "imaging/fidelity/test_outside.py",
     "imaging/fidelity/parts.py": "imaging/fidelity/test_outside.py",
-    "imaging/fidelity/product.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/rim.py": "imaging/fidelity/test_outside.py",
     "imaging/fidelity/search.py": "imaging/fidelity/test_compare.py",
     "imaging/fidelity/surroundings.py": "imaging/fidelity/test_outside.py",

@@ -73,8 +73,10 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     size, box = product.size_at(scale, longest), product.box_at(placement)
     grid = product.grid(size, by_area=whole_pixels(box, size))
     seen, within = _window(picture, box, size)
-    inside = grid.mask & within if within is not None else grid.mask
-    coverage = int(np.count_nonzero(inside)) / max(1, int(np.count_nonzero(grid.mask)))
+    inside, coverage = grid.mask, 1.0
+    if within is not None:
+        inside = grid.mask & within
+        coverage = int(np.count_nonzero(grid.own & within)) / max(1, int(np.count_nonzero(grid.own)))
     if grid.thin:
         grid = before(product, grid, seen)
     luma = cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Levels = NDArray[np.uint8]
 
-FILIGREE = 0.25  # share of a product that is outline, beyond which no width is told: the scene is seen everywhere in it
+FILIGREE = 0.25  # share of a product that is outline, beyond which the scene is everywhere in it: nothing is told
 EDGE = 10.0  # CIELAB: an edge at which something ends
 REACH = 0.12  # of the product's size: how wide a rim may have grown
 RUN = 0.06  # of the product's size: the shortest stretch of outline that counts as grown
@@ -47,12 +47,12 @@ def grown(product: Product, picture: Levels, placement: Placement) -> Growth:
     import numpy as np
 
     view = looked_around(product, picture, placement)
-    rim = rim_of(view) if view is not None else None
-    if view is None or rim is None:
+    if view is None or _all_rim(view) > FILIGREE:
         return Growth()
-    found = list(invented_parts(view, rim))
-    if _all_rim(view) < FILIGREE:
-        found += _widened(view, rim)
+    rim = rim_of(view)
+    if rim is None:
+        return Growth()
+    found = [*_widened(view, rim), *invented_parts(view, rim)]
     area = np.count_nonzero(view.alpha > 127)
     together = np.zeros(view.alpha.shape, bool)
     for mask in found:

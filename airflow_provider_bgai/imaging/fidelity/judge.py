@@ -53,7 +53,7 @@ class Thresholds:
     min_sharpness: float = 0.3
     max_stretch: float = 0.02
     min_coverage: float = 0.985
-    max_growth: float = 0.005
+    max_growth: float = 0.01
     max_copies: int = 0
 
     def __post_init__(self) -> None:

@@ -187,6 +187,7 @@ class Grid:
     luma: Array
     outline: NDArray[np.bool_]
     mask: NDArray[np.bool_]  # opaque, and away from the outline where there is enough left
+    own: NDArray[np.bool_]  # what of it has to be in the frame
     thin: bool  # there is not: it is compared with what lies around it shining through
     slope_x: Array  # levels per px
     slope_y: Array
@@ -213,8 +214,10 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
         if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
             mask, thin = inner, False
             break
+    own = mask
     if thin:  # a line is looked at together with what is right beside it, over which encoders spread its colour
-        mask = cv2.dilate(at_least(alpha, 32), np.ones((5, 5), np.uint8))
+        own = at_least(alpha, 32)
+        mask = cv2.dilate(own, np.ones((5, 5), np.uint8))
     fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
     seen = _looks(product.at(product.filled, size, by_area))
@@ -223,6 +226,7 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
         by_area=by_area,
         outline=fade > 0.3**2,
         mask=mask > 0,
+        own=own > 0,
         thin=thin,
         steep=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0],
         **{**seen, "busy": seen["busy"] + np.float32(SILHOUETTE**2) * fade},

@@ -67,6 +67,19 @@ def test_an_invented_foot_is_caught_and_shown_where_it_is():
     assert places[:, 1].max() == pytest.approx(bottom + 60, abs=8)
 
 
+def test_a_part_whose_colours_change_as_those_of_the_rim_is_caught():
+    source = Image.new("RGBA", (700, 600))
+    shades = np.linspace(70, 200, 400)[None, :, None] * np.array([0.5, 0.7, 1.0])
+    body = np.broadcast_to(shades, (300, 400, 3)).astype(np.uint8)
+    source.paste(Image.fromarray(body), (150, 100))
+    tab = Image.new("RGBA", source.size)
+    tab.paste(Image.fromarray(np.ascontiguousarray(body[:80, 140:260])), (290, 380))
+    assert compare(source, jpeg(before(source), 92)).faithful
+    verdict = compare(source, jpeg(before(source, tab), 92))
+    assert not verdict.faithful
+    assert "at the bottom" in verdict.reasons[0]
+
+
 @pytest.mark.parametrize(("name", "side"), [("paper-bag", "left"), ("suitcase-set", "right")])
 def test_a_thin_spout_is_caught_in_its_colour_and_is_a_thing_behind_it_in_another(name, side):
     source = on_canvas(name)
