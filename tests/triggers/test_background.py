@@ -26,8 +26,12 @@ GOOD: dict[str, Any] = {
 
 
 def test_an_event_is_what_the_trigger_yields():
-    assert Event.of(GOOD).model_dump() == GOOD | {"vendor": "", "counts": {}}  # one of an older triggerer, too
-    told = GOOD | {"vendor": "one", "counts": {"polls": 3}}
+    assert Event.of(GOOD).model_dump() == GOOD | {
+        "waiting": [],
+        "vendor": "",
+        "counts": {},
+    }  # of an older triggerer, too
+    told = GOOD | {"waiting": ["t-9"], "vendor": "one", "counts": {"polls": 3}}
     assert Event.of(told).model_dump() == told
     assert Event.of(GOOD | {"of a later version": 1}) == Event.of(GOOD)
 

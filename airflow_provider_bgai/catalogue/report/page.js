@@ -282,7 +282,9 @@ function open(position) {
   $("no-uris").hidden = card.images.length > 0;
   $("view-more").replaceChildren(...more(card));
   choose(card, 0);
-  if (!view.open) view.showModal();
+  if (view.open) return;
+  view.showModal();
+  $("close").focus();
 }
 
 function choose(card, chosen) {
