@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.memory import MB
+
 if TYPE_CHECKING:
     from demo.services import S3Service, SandboxService
 
 HERE = Path(__file__).parent
 RESULTS, TABLE, PLOT = HERE / "results.jsonl", HERE / "RESULTS.md", HERE / "results.svg"
-MB = 1_000_000
 EVERY = 0.5
 """Seconds between two looks at processes."""
 

@@ -84,7 +84,6 @@ async def wait_for(
 ) -> Generation:
     """Poll one task until it ends; with a timeout of 0, once. Parameters as :meth:`BackgroundHook.wait_for`.
 
-
     :returns: succeeded or failed; failed with reason "lost" if the vendor certainly knows the task no more.
     """
     task_id = generation.task_id

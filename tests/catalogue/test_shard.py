@@ -180,7 +180,8 @@ def test_a_shard_that_waits_in_the_triggerer_begins_slowly_and_ends_whole(catalo
     passes = 0
     while tonight.passes(0.0, resumed=True).pending:
         passes += 1
-        assert passes < 300
+        assert passes < 30
+        time.sleep(0.1)  # a task is woken up when its trigger has seen that something has ended, not at once
     assert counted(tonight.results) == {"bought": 20}
     assert catalogue.box.bill()["picwish"] == 20
     assert settled(catalogue)

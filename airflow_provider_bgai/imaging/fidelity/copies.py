@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_bgai.imaging.fidelity.colour import colour_groups
 from airflow_provider_bgai.imaging.fidelity.surroundings import Outline, difference, lab, reduced, shrunk
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ class Pose:
 
 def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
     """Every other place of the result that shows the product."""
-
     box = product.box_at(placement)
     longest = max(box[2] - box[0], box[3] - box[1])
     if product.thin or longest * SCALES[-1] < LEAST:  # one stroke is like another: the links of a chain are no copies
@@ -122,7 +122,7 @@ def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
     alpha = template[..., 3]
     if np.count_nonzero(alpha > 200) < 20:
         return
-    colours, shares = _groups(lab(template[..., :3])[alpha > 200])
+    colours, shares = colour_groups(lab(template[..., :3])[alpha > 200], COLOURS)
     lightly = np.array([0.5, 1, 1], np.float32)
     apart = np.stack([difference(scene * lightly, colour * lightly) for colour in colours])
     alike = apart < SHADE
@@ -199,20 +199,6 @@ def _apart(poses: list[Pose], longest: float) -> list[Pose]:
         ):
             kept.append(pose)
     return kept[:LOOKED_AT]
-
-
-def _groups(colours: Array) -> tuple[Array, Array]:
-    """The colours of a product in a few groups, and the share of each."""
-    import cv2
-    import numpy as np
-
-    colours = np.ascontiguousarray(colours[:: math.ceil(len(colours) / 1500)], np.float32)
-    ends = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 8, 1.0)
-    cv2.setRNGSeed(1)  # the same verdict each time
-    start = np.zeros((len(colours), 1), np.int32)
-    _, labels, middles = cv2.kmeans(colours, min(COLOURS, len(colours)), start, ends, 1, cv2.KMEANS_PP_CENTERS)
-    shares = np.bincount(np.asarray(labels)[:, 0], minlength=len(middles)) / len(labels)
-    return np.asarray(middles, np.float32), np.asarray(shares, np.float32)
 
 
 class _Close:

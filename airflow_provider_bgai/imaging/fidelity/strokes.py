@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from airflow_provider_bgai.imaging.fidelity.colour import colour_groups
 from airflow_provider_bgai.imaging.fidelity.product import OPAQUE, Placement, Product, at_least
 
 if TYPE_CHECKING:
@@ -110,12 +111,5 @@ def _strokes(picture: Levels, colours: Array) -> Array:
 
 def _colours(product: Product) -> Array:
     """Of the strokes, in a few groups."""
-    import cv2
-    import numpy as np
-
-    own = product.cut[at_least(product.alpha, OPAQUE) > 0][:, :3].astype(np.float32)
-    own = own[:: math.ceil(len(own) / 1500)]
-    ends = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 8, 1.0)
-    cv2.setRNGSeed(1)  # the same verdict each time
-    start = np.zeros((len(own), 1), np.int32)
-    return np.asarray(cv2.kmeans(own, min(COLOURS, len(own)), start, ends, 1, cv2.KMEANS_PP_CENTERS)[2])
+    colours, _ = colour_groups(product.cut[at_least(product.alpha, OPAQUE) > 0][:, :3], COLOURS)
+    return colours
