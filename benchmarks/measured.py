@@ -81,8 +81,8 @@ class Measure(BaseModel):
         return f"| {self.way} | {self.products:,} | {'yes' if self.compared else ''} | {' | '.join(cells)} |"
 
 
-HEAD = """| | products | compared | seconds | ms a picture | processor | memory | rows | vendor | of it polls | S3 |
-|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"""
+HEAD = """| | products | compared | seconds | ms a picture | processor | memory | rows | vendor | of it polls | S3 | |
+|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"""
 
 
 # Measuring
@@ -235,7 +235,7 @@ def table(measures: Iterable[Measure]) -> str:
     lines = ["# What it takes", "", "![Milliseconds a picture, and memory over time](results.svg)"]
     for vendor in dict.fromkeys(it.vendor for it in measures):
         lines += ["", f"## The vendor at work for {vendor:g} s", "", HEAD]
-        lines += [f"{it} [{notes.index(it.measured) + 1}]" for it in measures if it.vendor == vendor]
+        lines += [f"{it} {notes.index(it.measured) + 1} |" for it in measures if it.vendor == vendor]
     lines += [
         "",
         "Processor time (ms), rows and requests are a picture's; memory (MB) is the largest process's beyond its rest.",
@@ -250,7 +250,7 @@ WIDE, BAR, LEFT, CURVE = 900, 22, 330, 180
 
 
 def plot(measures: Iterable[Measure]) -> str:
-    """Milliseconds a picture as bars on a logarithmic scale, and memory over time of what has the most products."""
+    """Milliseconds a picture as bars on a logarithmic scale; memory over time of the longest run of the most products."""
     measures = list(measures)
     bars = [it for it in measures if it.seconds]
     high = 60 + BAR * len(bars) + CURVE + 60
@@ -271,7 +271,7 @@ def plot(measures: Iterable[Measure]) -> str:
         ]
     curved = [it for it in measures if len(it.curve) > 1]
     if curved:
-        parts += _curve(max(curved, key=lambda it: it.products), high - CURVE - 20)
+        parts += _curve(max(curved, key=lambda it: (it.products, it.seconds)), high - CURVE - 20)
     return "\n".join([*parts, "</svg>", ""])
 
 

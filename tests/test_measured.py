@@ -32,7 +32,7 @@ def test_a_measure_takes_the_place_of_the_one_before_of_its_kind():
         ("this provider", 60),
     ]
     page = measured.TABLE.read_text()
-    assert "| this provider | 1,000 |  | 44.0 | 44.0 | 20.0 |  |  |  | 1.00 | 7.07 | [1]" in page
+    assert "| this provider | 1,000 |  | 44.0 | 44.0 | 20.0 |  |  |  | 1.00 | 7.07 | 1 |" in page
     assert "| this provider | 1,000 | yes | 60.0 | 60.0 |" in page
     assert "1. a day, a machine" in page
 
