@@ -250,7 +250,7 @@ WIDE, BAR, LEFT, CURVE = 900, 22, 330, 180
 
 
 def plot(measures: Iterable[Measure]) -> str:
-    """Milliseconds a picture as bars on a logarithmic scale; memory over time of the longest run of the most products."""
+    """Milliseconds a picture as bars, logarithmic; and memory over time of the longest run of the most products."""
     measures = list(measures)
     bars = [it for it in measures if it.seconds]
     high = 60 + BAR * len(bars) + CURVE + 60
