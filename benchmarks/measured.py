@@ -13,7 +13,9 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from html import escape
@@ -42,7 +44,7 @@ class Measure(BaseModel):
     :ivar vendor: seconds that the vendor works on a picture.
     :ivar seconds: wall time.
     :ivar processor: seconds of processor time of all processes that belong to it, services left out.
-    :ivar memory: MB that its largest process has beyond the same process at rest.
+    :ivar memory: MB that its largest process has, with those it has started, beyond the same process at rest.
     :ivar rows: rows that Airflow's database has got.
     :ivar polls, requests, s3: requests to the vendor about tasks; to the vendor in all; to S3.
     :ivar curve: MB of the largest process over time, a hundred values at most.
@@ -160,8 +162,20 @@ class Meter:
 
 
 def largest(processes: Iterable[psutil.Process], since: float = 0.0) -> float:
-    """MB of the largest of them that began since a time (epoch seconds)."""
-    return max((_resident(it) for it in processes if it.create_time() >= since), default=0) / MB
+    """MB of the largest of them that began since a time (epoch seconds), each with those of them below it."""
+    above: dict[int, int] = {}
+    resident: dict[int, int] = {}
+    for it in processes:
+        with suppress(psutil.NoSuchProcess):
+            if it.create_time() >= since:
+                above[it.pid], resident[it.pid] = it.ppid(), it.memory_info().rss
+    tops: Counter[int] = Counter()
+    for pid, size in resident.items():
+        top = pid
+        while above[top] in above:
+            top = above[top]
+        tops[top] += size
+    return max(tops.values(), default=0) / MB
 
 
 def tree(word: str) -> list[psutil.Process]:
@@ -186,13 +200,6 @@ def _processor(process: psutil.Process) -> float:
         return float(sum(process.cpu_times()[:4]))
     except psutil.NoSuchProcess:
         return 0.0
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 @cache
@@ -238,7 +245,8 @@ def table(measures: Iterable[Measure]) -> str:
         lines += [f"{it} {notes.index(it.measured) + 1} |" for it in measures if it.vendor == vendor]
     lines += [
         "",
-        "Processor time (ms), rows and requests are a picture's; memory (MB) is the largest process's beyond its rest.",
+        "Processor time (ms), rows and requests are a picture's; memory (MB) is the largest process's, with those",
+        "it has started, beyond its rest.",
         "",
     ]
     lines += [f"{number}. {words}" for number, words in enumerate(notes, start=1)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import psutil
@@ -59,3 +61,19 @@ def test_rows_of_all_tables_and_what_this_process_takes_are_counted(tmp_path):
     assert took.rows == 1
     assert took.processor > 0
     assert took.s3 is None
+
+
+def test_a_process_has_the_memory_of_those_it_has_started():
+    held = "held = b'x' * 100_000_000\nprint('ready', flush=True)\n"
+    child = f"import sys\n{held}sys.stdin.read()"
+    code = f"import subprocess, sys\n{held}subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert [parent.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        top = psutil.Process(parent.pid)
+        (below,) = top.children()
+        both, one = measured.largest([below, top]), measured.largest([top])
+        assert both == pytest.approx(one + measured.largest([below]), rel=0.02)
+        assert min(one, both - one) > 95
+        assert measured.largest([below, top], since=below.create_time()) == pytest.approx(both - one, rel=0.02)
+        parent.communicate()

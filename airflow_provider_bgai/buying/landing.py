@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -22,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 from airflow_provider_bgai.buying.record import Call, Delivered, Output, Thumbnails
 from airflow_provider_bgai.exceptions import InvalidRequestError, LostError, PollError
 from airflow_provider_bgai.imaging.inspect import Seen, inspect
+from airflow_provider_bgai.imaging.workers import PIXELS, WorkerDiedError, on_a_core
 from airflow_provider_bgai.models import Generation, picture_type
 from airflow_provider_bgai.storage import Storage, split_uri
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 FETCHES = 3
 IN_MEMORY = 1 << 20
 """Bytes of a picture that is kept in memory while it is landed; a larger one goes to a temporary file."""
-PIXELS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bgai-pixels")
-"""Where pictures are decoded and encoded: more at once would only take memory."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +159,17 @@ async def _fetch_whole(
     from airflow_provider_bgai.imaging.opening import NotAPictureError, UnreadKindError
 
     loop = asyncio.get_running_loop()
+    compared = source is not None and call.inspection.thresholds is not None
     for attempt in range(1, FETCHES + 1):
         await hook.fetch(image, file)
         try:
+            if compared:
+                return await on_a_core(inspect, file, source, call.inspection, call.placement)
             return await loop.run_in_executor(PIXELS, inspect, file, source, call.inspection, call.placement)
+        except WorkerDiedError as error:
+            raise PollError(
+                f"{hook.hook_name}: picture {place}: {error}", vendor=call.vendor, task_id=call.task_id
+            ) from None
         except UnreadKindError as error:
             # Paid, and perhaps whole: who installs what it takes, or fetches it by hand, loses nothing.
             raise PollError(

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_bgai.buying.decision import OnUnknownOutcome
-from airflow_provider_bgai.buying.landing import PIXELS
 from airflow_provider_bgai.buying.record import Call, fingerprint
 from airflow_provider_bgai.exceptions import InvalidRequestError
 from airflow_provider_bgai.imaging.inspect import Inspection, asks_for_plain
+from airflow_provider_bgai.imaging.workers import PIXELS
 from airflow_provider_bgai.models import BackgroundRequest
 from airflow_provider_bgai.sources import Source, read_source
 from airflow_provider_bgai.storage import Storage

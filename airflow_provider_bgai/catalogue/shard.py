@@ -19,7 +19,6 @@ from airflow_provider_bgai.buying.brake import LaterError
 from airflow_provider_bgai.buying.buyer import ATTEMPTS, Buyer
 from airflow_provider_bgai.buying.calls import in_thread
 from airflow_provider_bgai.buying.decision import OnUnknownOutcome
-from airflow_provider_bgai.buying.landing import PIXELS
 from airflow_provider_bgai.buying.purchase import HOLD_FOR, Purchase, Wish
 from airflow_provider_bgai.buying.record import Call, error_of
 from airflow_provider_bgai.catalogue.finishing import Finishing, Sign, finish
@@ -39,6 +38,7 @@ from airflow_provider_bgai.exceptions import (
     VendorFaultError,
 )
 from airflow_provider_bgai.imaging.inspect import Inspection
+from airflow_provider_bgai.imaging.workers import PIXELS
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.sources import Source
 from airflow_provider_bgai.storage import THREADS, store_errors
