@@ -108,7 +108,7 @@ class Meter:
     ) -> None:
         self.sandbox, self.s3, self.database, self.processes = sandbox, s3, database, processes
         self.curve: list[float] = []
-        self._since = time.time() if young else 0.0
+        self._old = set(processes()) if young else set()
         self._stop = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._began, self._before = time.perf_counter(), self._counts()
@@ -147,7 +147,7 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._stop.wait(EVERY):
-            self.curve.append(largest(self.processes(), self._since))
+            self.curve.append(largest(it for it in self.processes() if it not in self._old))
 
     def _counts(self) -> dict[str, float]:
         found = {"processor": sum(_processor(it) for it in self.processes())}
@@ -161,14 +161,13 @@ class Meter:
         return found
 
 
-def largest(processes: Iterable[psutil.Process], since: float = 0.0) -> float:
-    """MB of the largest of them that began since a time (epoch seconds), each with those of them below it."""
+def largest(processes: Iterable[psutil.Process]) -> float:
+    """MB of the largest of them, each with those of them below it."""
     above: dict[int, int] = {}
     resident: dict[int, int] = {}
     for it in processes:
         with suppress(psutil.NoSuchProcess):
-            if it.create_time() >= since:
-                above[it.pid], resident[it.pid] = it.ppid(), it.memory_info().rss
+            above[it.pid], resident[it.pid] = it.ppid(), it.memory_info().rss
     tops: Counter[int] = Counter()
     for pid, size in resident.items():
         top = pid

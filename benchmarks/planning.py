@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.storage import Storage
 
 PRODUCTS = 100_000
-SECONDS, MEGABYTES = 30, 300
+SECONDS, MEGABYTES = 20, 300
 WRITERS = 3
 CATEGORIES = ("footwear", "music", "kitchen", "garden")
 RECIPE = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from xml.etree import ElementTree
 
 import psutil
@@ -75,5 +76,12 @@ def test_a_process_has_the_memory_of_those_it_has_started():
         both, one = measured.largest([below, top]), measured.largest([top])
         assert both == pytest.approx(one + measured.largest([below]), rel=0.02)
         assert min(one, both - one) > 95
-        assert measured.largest([below, top], since=below.create_time()) == pytest.approx(both - one, rel=0.02)
+        meter = Meter(processes=lambda: [psutil.Process(), top, below], young=True)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as late:
+            meter.processes = lambda: [psutil.Process(), top, below, psutil.Process(late.pid)]
+            while not meter.curve or not max(meter.curve):
+                time.sleep(0.1)
+            late.communicate(b"\n")
+        meter.stop()
+        assert max(meter.curve) < 95, "of those that were there before nothing counts"
         parent.communicate()
