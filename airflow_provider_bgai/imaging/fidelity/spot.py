@@ -206,7 +206,7 @@ class _Closely:
         column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
         steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
         level = own.ravel()[chosen]
-        columns = np.stack(
+        reasons = np.stack(
             [
                 -steep_x,
                 -steep_x * row[chosen % width],
@@ -215,11 +215,10 @@ class _Closely:
                 level,
                 detail.ravel()[chosen],
                 wider.ravel()[chosen],
-            ],
-            axis=1,
+            ]
         )
         usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * busy.ravel()[chosen])
-        estimate, _ = estimated(columns, picture.ravel()[chosen] - level, usual)
+        estimate, _ = estimated(reasons, picture.ravel()[chosen] - level, usual)
         self.move = tuple(float(value) for value in estimate[:4])
         a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
         # In place: a new array of a megapixel costs more than what is written into it.
