@@ -58,6 +58,9 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
     import cv2
     import numpy as np
 
+    alike, least = rim.usable & (rim.step < SEAM), max(3, CONTACT * view.size)
+    if np.count_nonzero(alike) < least:
+        return  # an edge all around: the most frequent case, and what follows costs most
     area = np.count_nonzero(view.alpha > 127)
     free = view.around & (view.far > BAND)
     round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
@@ -71,9 +74,9 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
             there = labels[places[:, 1], places[:, 0]]
             first = np.where(there > 0, there, first)
         first[~rim.usable] = 0
-        alike = np.bincount(first[rim.usable & (rim.step < SEAM)], minlength=len(facts))
-        alike[0] = 0
-        for label in np.flatnonzero(alike >= max(3, CONTACT * view.size)):
+        touched = np.bincount(first[alike], minlength=len(facts))
+        touched[0] = 0
+        for label in np.flatnonzero(touched >= least):
             left, top, width, height, count = (int(each) for each in facts[label])
             touching = np.flatnonzero(first == label)
             if not SMALLEST * area < count < LARGEST * area or np.median(rim.step[touching]) > SEAM:
