@@ -100,12 +100,12 @@ class Product:
         return np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0)), np.uint8)
 
     @cached_property
-    def luma(self) -> Levels:
+    def rgb(self) -> Levels:
         """Of the cut, whatever stands below what is transparent."""
         import cv2
         import numpy as np
 
-        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2GRAY))
+        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB))
 
     @cached_property
     def filled(self) -> Levels:
@@ -116,7 +116,7 @@ class Product:
         height, width = self.alpha.shape
         row = np.full((1, width, 3), self.colour, np.uint8)
         canvas = np.broadcast_to(row, (height, width, 3)).copy()
-        return np.asarray(cv2.copyTo(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), at_least(self.alpha, 128), canvas))
+        return np.asarray(cv2.copyTo(self.rgb, at_least(self.alpha, 128), canvas))
 
     @cached_property
     def premultiplied(self) -> Levels:
@@ -125,7 +125,7 @@ class Product:
         import numpy as np
 
         share = cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2RGB)
-        return np.asarray(cv2.multiply(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), share, scale=1 / 255), np.uint8)
+        return np.asarray(cv2.multiply(self.rgb, share, scale=1 / 255), np.uint8)
 
     def size_at(self, scale: float, longest: int) -> tuple[int, int]:
         """Of the grid on which the product is compared with itself at ``scale`` px per px: that of the smaller one."""
@@ -261,7 +261,7 @@ def _looks(rgb: Levels) -> dict[str, Any]:
     slope_x, slope_y = slopes(luma)
     smooth = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_REPLICATE)
     smoother = cv2.blur(smooth, (3, 3), borderType=cv2.BORDER_REPLICATE)
-    detail, wider = (np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother))
+    detail, wider = (_clear(each) for each in (luma - smooth, smooth - smoother))
     return {
         "rgb": rgb,
         "luma": luma,
@@ -271,6 +271,15 @@ def _looks(rgb: Levels) -> dict[str, Any]:
         "wider": wider,
         "busy": slope_x**2 + slope_y**2 + detail**2 + wider**2,
     }
+
+
+def _clear(values: Array) -> Array:
+    """0 where faint."""
+    import cv2
+    import numpy as np
+
+    above, below = cv2.THRESH_TOZERO, cv2.THRESH_TOZERO_INV
+    return np.asarray(cv2.add(cv2.threshold(values, NOISE, 0, above)[1], cv2.threshold(values, -NOISE, 0, below)[1]))
 
 
 def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:

@@ -35,6 +35,8 @@ LONGEST = 1600  # px a side that are looked at in one piece
 
 Frame = tuple[int, int, int, int]
 """px of the result: left, top, right, bottom."""
+Part = tuple[slice, slice]
+"""Rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,8 @@ def _luma(product: Product, light: Light) -> Levels:
     import cv2
     import numpy as np
 
-    if max(abs(each) for each in light) < UNLIT:
-        return product.luma
-    return np.asarray(cv2.cvtColor(lit(cv2.cvtColor(product.cut, cv2.COLOR_RGBA2RGB), light), cv2.COLOR_RGB2GRAY))
+    rgb = product.rgb if max(abs(each) for each in light) < UNLIT else lit(product.rgb, light)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int]]:
@@ -96,9 +97,10 @@ def _in_frame(
     if not cv2.countNonZero(solid):
         return None
     seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
-    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid))
+    (excess, across, down), part = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid), enough)
     if excess > enough:
-        excess, across, down = _as_it_lies(own, seen, solid)
+        excess, across, down = _as_it_lies(own[part], seen[part], solid[part])
+        across, down = across + part[1].start, down + part[0].start
     for _ in range(STEPS):
         if excess <= enough:
             break
@@ -115,8 +117,11 @@ def _in_frame(
     return Spot(excess, x + across, y + down)
 
 
-def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
-    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly."""
+def _at_a_glance(seen: Levels, expected: Levels, enough: float) -> tuple[tuple[float, int, int], Part]:
+    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly.
+
+    And the part in which spots exceed what is enough, with all that they are made of.
+    """
     import cv2
     import numpy as np
 
@@ -126,7 +131,11 @@ def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     strokes = reduced.astype(np.float32)
     spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
     _, most, _, (across, down) = cv2.minMaxLoc(spots)
-    return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+    place = STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+    beyond = (spots > (enough * FLOOR / GLANCE) ** 2).astype(np.uint8)
+    left, top, wide, high = (STROKE * side for side in cv2.boundingRect(beyond))
+    part = slice(max(0, top - GLYPH), top + high + GLYPH), slice(max(0, left - GLYPH), left + wide + GLYPH)
+    return (GLANCE * math.sqrt(most) / FLOOR, *place), part
 
 
 def _as_it_lies(own: Levels, seen: Levels, solid: Levels) -> tuple[float, int, int]:
