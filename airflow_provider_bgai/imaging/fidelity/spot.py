@@ -35,8 +35,6 @@ LONGEST = 1600  # px a side that are looked at in one piece
 
 Frame = tuple[int, int, int, int]
 """px of the result: left, top, right, bottom."""
-Part = tuple[slice, slice]
-"""Rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ def _in_frame(
     seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
     (excess, across, down), part = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid), enough)
     if excess > enough:
-        excess, across, down = _as_it_lies(own[part], seen[part], solid[part])
-        across, down = across + part[1].start, down + part[0].start
+        excess, across, down = _as_it_lies(own, seen, solid, part)
     for _ in range(STEPS):
         if excess <= enough:
             break
@@ -117,10 +114,10 @@ def _in_frame(
     return Spot(excess, x + across, y + down)
 
 
-def _at_a_glance(seen: Levels, expected: Levels, enough: float) -> tuple[tuple[float, int, int], Part]:
+def _at_a_glance(seen: Levels, expected: Levels, enough: float) -> tuple[tuple[float, int, int], Frame]:
     """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly.
 
-    And the part in which spots exceed what is enough, with all that they are made of.
+    And the part in which spots exceed what is enough.
     """
     import cv2
     import numpy as np
@@ -134,18 +131,27 @@ def _at_a_glance(seen: Levels, expected: Levels, enough: float) -> tuple[tuple[f
     place = STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
     beyond = (spots > (enough * FLOOR / GLANCE) ** 2).astype(np.uint8)
     left, top, wide, high = (STROKE * side for side in cv2.boundingRect(beyond))
-    part = slice(max(0, top - GLYPH), top + high + GLYPH), slice(max(0, left - GLYPH), left + wide + GLYPH)
+    part = max(0, left - GLYPH), max(0, top - GLYPH), left + wide + GLYPH, top + high + GLYPH
     return (GLANCE * math.sqrt(most) / FLOOR, *place), part
 
 
-def _as_it_lies(own: Levels, seen: Levels, solid: Levels) -> tuple[float, int, int]:
-    """The same, exactly, and with the error that is expected of edges: most pictures need no fit to be within it."""
+def _as_it_lies(own: Levels, seen: Levels, solid: Levels, part: Frame) -> tuple[float, int, int]:
+    """The same of a part, exactly, and with the error that is expected of edges: most need no fit to be within it."""
     import cv2
+    import numpy as np
 
+    left, top, right, bottom = part
+    x, y = max(0, left - GLYPH), max(0, top - GLYPH)  # what spots at the part's edges are made of, too
+    around = slice(y, bottom + GLYPH), slice(x, right + GLYPH)
+    own, seen, solid = own[around], seen[around], solid[around]
+    within = np.zeros_like(solid)
+    inner = slice(top - y, bottom - y), slice(left - x, right - x)
+    within[inner] = solid[inner]
     error = cv2.copyTo(cv2.subtract(seen, own, dtype=cv2.CV_32F), solid)
     along, down = (cv2.Sobel(own, cv2.CV_32F, *order, ksize=1, scale=0.5) for order in ((1, 0), (0, 1)))
     busy = cv2.copyTo(cv2.add(cv2.multiply(along, along), cv2.multiply(down, down)), solid)
-    return _worst(_energy(error), busy, solid, 0.0)
+    excess, column, row = _worst(_energy(error), busy, within, 0.0)
+    return excess, x + column, y + row
 
 
 def _worst(spots: Array, busy: Array, solid: Levels, usual: float) -> tuple[float, int, int]:
