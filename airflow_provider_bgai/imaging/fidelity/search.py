@@ -82,8 +82,10 @@ class _Scene:
         small = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
         # A product may touch the frame, and what is just outside its outline then lies beyond it.
         framed = cv2.copyMakeBorder(small, FRAME, FRAME, FRAME, FRAME, cv2.BORDER_REPLICATE)
-        self.colours = framed.astype(np.float32) / np.float32(255)
-        self.edges = _edges(self.colours)
+        colours = framed.astype(np.float32) / np.float32(255)
+        self.channels = cv2.split(colours)
+        self.squared = (colours**2).sum(-1)
+        self.edges = _edges(colours)
 
     def score(self, template: Levels, colour: tuple[int, ...]) -> Array:
         """For every place a template (RGBA) fits: do its edges and outline correlate, and are its colours there?"""
@@ -104,8 +106,11 @@ class _Scene:
         likeness = cv2.matchTemplate(self.edges, centred, cv2.TM_CCORR) / np.sqrt(
             (spread + 1e-3 * total) * (np.maximum(spread_seen, 0) + 1e-3 * total)
         )
-        weights = np.repeat(alpha, 3, 2)
-        squared = cv2.matchTemplate(self.colours, colours.astype(np.float32), cv2.TM_SQDIFF, mask=weights)
+        # Squared differences term by term: OpenCV takes four times as long with a mask and several channels.
+        weighted = colours * solid[..., None]
+        squared = cv2.matchTemplate(self.squared, solid, cv2.TM_CCORR) + float((weighted * colours).sum())
+        for channel, own in zip(self.channels, cv2.split(weighted), strict=True):
+            squared -= 2 * cv2.matchTemplate(channel, own, cv2.TM_CCORR)
         return np.asarray(likeness - 3 * np.sqrt(np.maximum(squared, 0) / (3 * whole)))
 
 
