@@ -188,13 +188,13 @@ def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, N
 
 def misfit(fit: Fit) -> float:
     """How badly a placement explains the result: errors, no edge at the outline, a move to come, other proportions."""
+    import cv2
     import numpy as np
 
     if np.count_nonzero(fit.inside) < FEWEST:
         return math.inf
     error = (np.abs(fit.left_over) / np.sqrt(fit.allowed))[fit.inside]
-    slope_x, slope_y = slopes(fit.luma)
-    seen = np.hypot(slope_x, slope_y)[fit.grid.outline]
+    seen = cv2.magnitude(*slopes(fit.luma))[fit.grid.outline]
     unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
     to_come = UNMOVED * max(abs(value) for value in fit.move)
     stretched = STRETCHED * abs(math.log(abs(fit.placement.scale_x / fit.placement.scale_y)))
