@@ -274,12 +274,13 @@ def _looks(rgb: Levels) -> dict[str, Any]:
 
 
 def _clear(values: Array) -> Array:
-    """0 where faint."""
+    """0 where less than ``NOISE``."""
     import cv2
     import numpy as np
 
-    above, below = cv2.THRESH_TOZERO, cv2.THRESH_TOZERO_INV
-    return np.asarray(cv2.add(cv2.threshold(values, NOISE, 0, above)[1], cv2.threshold(values, -NOISE, 0, below)[1]))
+    least = NOISE - 1e-3  # OpenCV keeps what is more than a threshold
+    brighter = cv2.threshold(values, least, 0, cv2.THRESH_TOZERO)[1]
+    return np.asarray(cv2.add(brighter, cv2.threshold(values, -least, 0, cv2.THRESH_TOZERO_INV)[1]))
 
 
 def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:
