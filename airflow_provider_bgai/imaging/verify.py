@@ -18,10 +18,12 @@ from airflow_provider_bgai.imaging.opening import (
     open_undecoded,
     read_kind,
 )
-from airflow_provider_bgai.imaging.small import reduced
+from airflow_provider_bgai.imaging.small import sketch, smaller
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from airflow_provider_bgai.imaging.small import Levels
 
 __all__ = ["MAX_PIXELS", "NotAPictureError", "Picture"]
 
@@ -127,7 +129,7 @@ _VISIBLE = 16  # of 255: alpha below it is dust
 _SAME = 6  # of 255: re-encoding as JPEG moves a flat colour less than this
 
 
-def check_painted(image: Image.Image, source: Image.Image | None) -> None:
+def check_painted(image: Image.Image | Levels, source: Image.Image | Levels | None) -> None:
     """Whether a vendor has painted anything. Sketches of the two do as well: it is looked at from afar.
 
     :param source: what was sent; None where a flat or transparent background was asked for.
@@ -150,7 +152,7 @@ def check_painted(image: Image.Image, source: Image.Image | None) -> None:
     transparent = (sent[..., 3] < _VISIBLE).mean()
     if transparent > 0.01 and 1 - visible.mean() > transparent / 2:
         raise WrongPictureError("unchanged", "the background was not painted: it is transparent")
-    if abs(image.width / image.height / (source.width / source.height) - 1) > 0.02:
+    if abs(_aspect(image) / _aspect(source) - 1) > 0.02:
         return  # framed anew, so nobody can tell here which pixels are background
     if sent.shape != pixels.shape:
         sent = cv2.resize(sent, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -176,11 +178,22 @@ def _like(pixels: Any, others: Any) -> int:
     return int(np.count_nonzero(np.logical_and.reduce([same[..., band] for band in range(same.shape[-1])])))
 
 
-def _small(image: Image.Image) -> Any:
-    """The picture as RGBA numbers of some 128 x 128 px."""
-    import numpy as np
+def _aspect(picture: Image.Image | Levels) -> float:
+    """Width / height."""
+    from PIL import Image
 
-    return np.asarray(reduced(image, max(1, round((image.width * image.height) ** 0.5 / 128))))
+    return picture.width / picture.height if isinstance(picture, Image.Image) else picture.shape[1] / picture.shape[0]
+
+
+def _small(picture: Image.Image | Levels) -> Any:
+    """The picture as RGBA numbers of some 128 x 128 px."""
+    import cv2
+
+    levels = sketch(picture)
+    height, width = levels.shape[:2]
+    factor = max(1, round((width * height) ** 0.5 / 128))
+    small = smaller(levels, (max(1, width // factor), max(1, height // factor)))
+    return cv2.cvtColor(small, cv2.COLOR_RGB2RGBA) if small.shape[2] == 3 else small
 
 
 def _hexadecimal(colour: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from airflow_provider_bgai.imaging.small import halved, reduced, sketch
 from tests.imaging.cutouts import product, scene
@@ -11,7 +12,8 @@ from tests.imaging.cutouts import product, scene
 
 def test_a_sketch_of_levels_is_that_of_the_picture():
     for picture in (product().resize((900, 700)), scene(product()).resize((900, 700))):
-        one, other = (sketch(each).convert("RGBA").resize((90, 70), 4) for each in (picture, np.asarray(picture)))
+        sketches = (Image.fromarray(sketch(each)).convert("RGBA") for each in (picture, np.asarray(picture)))
+        one, other = (each.resize((90, 70), Image.Resampling.BOX) for each in sketches)
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean() < 1
 
 
@@ -19,7 +21,7 @@ def test_what_is_transparent_does_not_bleed_into_a_sketch_of_levels():
     levels = np.zeros((700, 700, 4), np.uint8)
     levels[:, 351:] = (200, 0, 0, 255)
     levels[:, :351, 1] = 255  # a green that nobody sees
-    seen = np.asarray(sketch(levels))
+    seen = sketch(levels)
     assert seen[..., 1][seen[..., 3] > 0].max() <= 1
 
 

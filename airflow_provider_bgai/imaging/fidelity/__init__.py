@@ -120,7 +120,7 @@ def _same_pixels(product: Product, picture: Levels) -> bool:
         return False
     few = slice(None, None, max(1, len(picture) // 16))  # rows, which tell of most pictures that they are not
     own, seen = product.pixels[few], picture[few]
-    if ((own[..., :3] != seen).any(-1) & (own[..., 3] == 255)).any():
+    if (own[..., :3] != seen)[own[..., 3] == 255].any():
         return False
     alpha = cv2.extractChannel(product.pixels, 3)
     opaque = at_least(alpha, 255)

@@ -87,28 +87,25 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     if chosen.size < FEWEST:
         return Fit(placement, grid, seen, luma, inside, difference, allowed, (0, 0, 0), 1, (0, 0, 0, 0), coverage)
-    across = (chosen % width + 0.5) / (width / 2) - 1
-    down = (chosen // width + 0.5) / (height / 2) - 1
+    row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
+    column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
     slope_x, slope_y = grid.slope_x.ravel()[chosen], grid.slope_y.ravel()[chosen]
-    columns = np.stack(
+    reasons = np.stack(
         [
             -slope_x,
-            -slope_x * across,
+            -slope_x * row[chosen % width],
             -slope_y,
-            -slope_y * down,
+            -slope_y * column.ravel()[chosen // width],
             grid.luma.ravel()[chosen],
             grid.detail.ravel()[chosen],
             grid.wider.ravel()[chosen],
-        ],
-        axis=1,
-    ).astype(np.float32)
-    estimate, weight = estimated(columns, difference.ravel()[chosen], np.sqrt(allowed.ravel()[chosen]))
+        ]
+    )
+    estimate, weight = estimated(reasons, difference.ravel()[chosen], np.sqrt(allowed.ravel()[chosen]))
     a, b, c, d, common, detail, wider = (float(value) for value in estimate)
     detail, wider = min(max(detail, -1.0), 1.5), min(max(wider, -1.0), 1.5)
     move = tuple(min(max(value, -1.0), 1.0) for value in (a, b, c, d))
     light = _light(grid.rgb.reshape(-1, 3)[chosen], seen.reshape(-1, 3)[chosen], weight, min(max(common, -0.25), 0.25))
-    row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
-    column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
     expected = cv2.cvtColor(lit(grid.rgb, light), cv2.COLOR_RGB2GRAY).astype(np.float32)
     expected -= grid.slope_x * (move[0] + move[1] * row)
     expected -= grid.slope_y * (move[2] + move[3] * column)
@@ -118,21 +115,22 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     return Fit(placement, grid, seen, luma, inside, left_over, allowed, light, 1 + detail, (a, b, c, d), coverage)
 
 
-def estimated(columns: Array, wanted: Array, error: Array) -> tuple[Array, Array]:
-    """How much of each column explains what is wanted, and the weight that every sample had in the end.
+def estimated(reasons: Array, wanted: Array, error: Array) -> tuple[Array, Array]:
+    """How much of each reason explains what is wanted, and the weight that every sample had in the end.
 
-    The columns: the place along x and at its ends, along y and at its ends, light, detail, wider detail.
+    A row for each reason: the place along x and at its ends, along y and at its ends, light, detail, wider detail.
     """
     import numpy as np
 
     # What is believed before looking: moves of some px, light within a tenth, a little more or less detail.
     belief = np.diag([1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 4.0, 1 / 0.1**2, 1 / 0.7**2, 1 / 0.7**2]) * 4
     estimate = np.zeros(7)
+    most = 1 / error**2
     for _ in range(5):
-        misfit = np.abs(wanted - columns @ estimate.astype(np.float32)) / error
-        weight = (np.minimum(1, 2.0 / np.maximum(misfit, 1e-6)) / error**2).astype(np.float32)
-        weighted = columns * weight[:, None]
-        estimate = np.linalg.solve((weighted.T @ columns).astype(float) + belief, (weighted.T @ wanted).astype(float))
+        left_over = np.abs(wanted - estimate.astype(np.float32) @ reasons)
+        weight = np.minimum(most, 2 / (np.maximum(left_over, np.float32(1e-6)) * error))
+        weighted = reasons * weight
+        estimate = np.linalg.solve((weighted @ reasons.T).astype(float) + belief, (weighted @ wanted).astype(float))
     return estimate, weight
 
 
@@ -140,14 +138,14 @@ def _light(own: Levels, seen: Levels, weight: Array, common: float) -> Light:
     """The light of each channel, where the three differ by no more than a warmer or cooler light explains."""
     import numpy as np
 
-    before, after = own.astype(np.float32), seen.astype(np.float32)
+    before, after = (each.T.astype(np.float32, order="C") for each in (own, seen))  # numpy is slow along 3 channels
     clipped = after >= CLIPPED
-    weights = weight[:, None] * ~(clipped | (before * (1 + common) >= CLIPPED))
+    weighted = weight * before * ~(clipped | (before * (1 + common) >= CLIPPED))
     # As much is believed in the light of all channels as a few hundred samples tell.
     known = np.float32(300 * 100.0**2) * float(weight.mean())
-    more = (weights * before * (after - (1 + common) * before)).sum(0) / ((weights * before**2).sum(0) + known)
+    more = (weighted * (after - (1 + common) * before)).sum(1) / ((weighted * before).sum(1) + known)
     # What was white and is white does not say how much lighter it got, but that it got no darker.
-    white = (clipped & (before >= CLIPPED)).mean(0) > STILL_WHITE
+    white = (clipped & (before >= CLIPPED)).mean(1) > STILL_WHITE
     gains = np.where(white, np.maximum(1 + common + more, 1), 1 + common + more)
     middle = (float(gains.max()) + float(gains.min())) / 2
     red, green, blue = (min(max(float(gain), middle * (1 - TINT)), middle * (1 + TINT)) - 1 for gain in gains)
@@ -190,13 +188,13 @@ def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, N
 
 def misfit(fit: Fit) -> float:
     """How badly a placement explains the result: errors, no edge at the outline, a move to come, other proportions."""
+    import cv2
     import numpy as np
 
     if np.count_nonzero(fit.inside) < FEWEST:
         return math.inf
     error = (np.abs(fit.left_over) / np.sqrt(fit.allowed))[fit.inside]
-    slope_x, slope_y = slopes(fit.luma)
-    seen = np.hypot(slope_x, slope_y)[fit.grid.outline]
+    seen = cv2.magnitude(*slopes(fit.luma))[fit.grid.outline]
     unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
     to_come = UNMOVED * max(abs(value) for value in fit.move)
     stretched = STRETCHED * abs(math.log(abs(fit.placement.scale_x / fit.placement.scale_y)))

@@ -53,6 +53,8 @@ def grown(product: Product, picture: Levels, placement: Placement) -> Growth:
     if rim is None:
         return Growth()
     found = [*_widened(view, rim), *invented_parts(view, rim)]
+    if not found:
+        return Growth()
     area = np.count_nonzero(view.alpha > 127)
     together = np.zeros(view.alpha.shape, bool)
     for mask in found:
@@ -78,6 +80,8 @@ def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
 
     reach = max(8, round(REACH * view.size))
     going_on = np.flatnonzero(rim.continued)
+    if not going_on.size:
+        return
     width = np.zeros(len(rim.points))
     for first in range(0, len(going_on), 512):
         some = going_on[first : first + 512]

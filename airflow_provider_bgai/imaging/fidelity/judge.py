@@ -114,13 +114,12 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
         )
         return Verdict(False, (reason,), fit.placement, coverage=round(fit.coverage, 4))
     mask = inside.astype(np.uint8)
-    error = cv2.absdiff(fit.seen, grid.rgb)
-    squared = float(np.mean(cv2.mean(cv2.multiply(error, error, dtype=cv2.CV_32F), mask)[:3]))
+    squared = cv2.norm(fit.seen, grid.rgb, cv2.NORM_L2SQR, mask) / (3 * count)
     psnr = min(HIGHEST_PSNR, 10 * math.log10(255**2 / max(squared, 1e-9)))
 
     # What lies behind a thin product is guessed, which is wrong here and there: larger cells, and only the sure ones.
     side = max(6, round(max(grid.size) / CELLS)) * (2 if grid.thin else 1)
-    number = _cells(inside.astype(np.float32), side)
+    number = _cells(mask, side)
     enough = _around(number) >= min(side * side, count / 4)
     solid = number >= (0.1 if grid.thin else 0.4) * side * side
     if grid.thin:
@@ -129,7 +128,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     if not solid.any():
         solid = number > 0
     own_lab, seen_lab = (
-        _lab(_cells(cv2.copyTo(colours, mask).astype(np.float32), side)[solid] / number[solid][:, None])
+        _lab(_cells(cv2.copyTo(colours, mask), side)[solid] / number[solid][:, None])
         for colours in (lit(grid.rgb, fit.light), fit.seen)
     )
     weight = number[solid]
@@ -167,7 +166,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
         stretch=round(stretch - 1, 4),
         coverage=round(fit.coverage, 4),
     )
-    if float(fit.luma.std()) < BLANK:
+    if float(cv2.meanStdDev(fit.luma)[1][0, 0]) < BLANK:
         reasons: tuple[str, ...] = ("the result is blank where the product should be",)
     else:
         reasons = tuple(_reasons(verdict, limits))
@@ -215,7 +214,8 @@ def _cells(values: Array, side: int) -> Array:
     height, width = values.shape[:2]
     rows, columns = -(-height // side), -(-width // side)
     whole = cv2.copyMakeBorder(values, 0, rows * side - height, 0, columns * side - width, cv2.BORDER_CONSTANT, value=0)
-    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA) * np.float32(side * side))
+    means = cv2.resize(whole.astype(np.float32, copy=False), (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(means * np.float32(side * side))
 
 
 def _around(cells: Array) -> Array:

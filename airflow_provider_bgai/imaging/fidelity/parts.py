@@ -58,6 +58,9 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
     import cv2
     import numpy as np
 
+    alike, least = rim.usable & (rim.step < SEAM), max(3, CONTACT * view.size)
+    if np.count_nonzero(alike) < least:
+        return  # an edge all around: the most frequent case, and what follows costs most
     area = np.count_nonzero(view.alpha > 127)
     free = view.around & (view.far > BAND)
     round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
@@ -65,22 +68,25 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
     ahead = [np.clip((rim.points + step * rim.normals).round().astype(int), 0, corner) for step in (5.0, 4.0, 3.0)]
     for even in EVEN:
         zones = cv2.morphologyEx((free & (view.slope < even)).astype(np.uint8), cv2.MORPH_OPEN, round_)
-        _, labels, facts, _ = cv2.connectedComponentsWithStats(zones, connectivity=4)
+        _, labels = cv2.connectedComponents(zones, connectivity=4)
         first = np.zeros(len(rim.points), np.intp)  # the zone that begins at each point of the outline; 0: none
         for places in ahead:
             there = labels[places[:, 1], places[:, 0]]
             first = np.where(there > 0, there, first)
         first[~rim.usable] = 0
-        alike = np.bincount(first[rim.usable & (rim.step < SEAM)], minlength=len(facts))
-        alike[0] = 0
-        for label in np.flatnonzero(alike >= max(3, CONTACT * view.size)):
-            left, top, width, height, count = (int(each) for each in facts[label])
+        touched = np.bincount(first[alike])
+        touched[0] = 0
+        for label in np.flatnonzero(touched >= least):
             touching = np.flatnonzero(first == label)
-            if not SMALLEST * area < count < LARGEST * area or np.median(rim.step[touching]) > SEAM:
+            if np.median(rim.step[touching]) > SEAM:
                 continue
+            part = (labels == label).astype(np.uint8)
+            if not SMALLEST * area < cv2.countNonZero(part) < LARGEST * area:
+                continue
+            left, top, width, height = cv2.boundingRect(part)
             window = slice(max(0, top - 10), top + height + 10), slice(max(0, left - 10), left + width + 10)
             mask = np.zeros(view.alpha.shape, bool)
-            own = cv2.dilate((labels[window] == label).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            own = cv2.dilate(part[window], np.ones((3, 3), np.uint8)) > 0
             mask[window] = own & free[window]
             yield Zone(mask, window, touching)
 

@@ -78,40 +78,34 @@ class Product:
         )
         self.box = (left - margin, top - margin, right, bottom)
         self.size = (right - left + margin, bottom - top + margin)
+        self.cut = self._boxed(self.pixels)
+        self.alpha = self._boxed(alpha)  # of the cut
         # Summed with all else black: OpenCV's own mean of a part takes ten times as long.
-        self.colour = tuple(round(total / count) for total in cv2.sumElems(cv2.copyTo(self.pixels, opaque))[:3])
+        own = slice(top, top + height), slice(left, left + width)
+        total = cv2.sumElems(cv2.copyTo(self.pixels[own], opaque[own]))
+        self.colour = tuple(round(channel / count) for channel in total[:3])
         self.grids: dict[tuple[tuple[int, int], bool], Grid] = {}
 
-    @cached_property
-    def cut(self) -> Levels:
+    def _boxed(self, levels: Levels) -> Levels:
         """The product's box of the source, and what is beyond its frame transparent."""
         import cv2
         import numpy as np
 
         left, top, right, bottom = self.box
         width, height = self.whole
-        part = self.pixels[max(0, top) : bottom, max(0, left) : right]
+        part = levels[max(0, top) : bottom, max(0, left) : right]
         beyond = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
         if not any(beyond):
             return part
-        padded = cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
-        return np.asarray(padded, np.uint8)
+        return np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0)), np.uint8)
 
     @cached_property
-    def alpha(self) -> Levels:
-        """Of the cut."""
-        import cv2
-        import numpy as np
-
-        return np.asarray(cv2.extractChannel(self.cut, 3))
-
-    @cached_property
-    def luma(self) -> Levels:
+    def rgb(self) -> Levels:
         """Of the cut, whatever stands below what is transparent."""
         import cv2
         import numpy as np
 
-        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2GRAY))
+        return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB))
 
     @cached_property
     def filled(self) -> Levels:
@@ -122,7 +116,7 @@ class Product:
         height, width = self.alpha.shape
         row = np.full((1, width, 3), self.colour, np.uint8)
         canvas = np.broadcast_to(row, (height, width, 3)).copy()
-        return np.asarray(cv2.copyTo(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), at_least(self.alpha, 128), canvas))
+        return np.asarray(cv2.copyTo(self.rgb, at_least(self.alpha, 128), canvas))
 
     @cached_property
     def premultiplied(self) -> Levels:
@@ -131,7 +125,7 @@ class Product:
         import numpy as np
 
         share = cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2RGB)
-        return np.asarray(cv2.multiply(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB), share, scale=1 / 255), np.uint8)
+        return np.asarray(cv2.multiply(self.rgb, share, scale=1 / 255), np.uint8)
 
     def size_at(self, scale: float, longest: int) -> tuple[int, int]:
         """Of the grid on which the product is compared with itself at ``scale`` px per px: that of the smaller one."""
@@ -156,7 +150,7 @@ class Product:
     @cached_property
     def thin(self) -> bool:
         """Whether it has hardly any inside where it is searched for, so that it has to be looked for more finely."""
-        return self.grid(self.size_at(1.0, COARSE * 2)).thin
+        return _compared(self.at(self.alpha, self.size_at(1.0, COARSE * 2), by_area=False))[2]
 
     def place(self, box: Box, own: tuple[int, int, int, int] | None = None) -> Placement:
         """The placement of the whole source when ``own`` (all that was cut out) fills ``box`` of a result.
@@ -203,21 +197,7 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
     import numpy as np
 
     alpha = product.at(product.alpha, size, by_area)
-    for least in (OPAQUE, 192, 96, 32):  # a thin product is nowhere opaque on a small grid
-        mask = at_least(alpha, least)
-        count = cv2.countNonZero(mask)
-        if count >= FEWEST:
-            break
-    thin = True
-    for erosion in (5, 3):
-        inner = cv2.erode(mask, np.ones((erosion, erosion), np.uint8), borderType=cv2.BORDER_REPLICATE)
-        if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
-            mask, thin = inner, False
-            break
-    own = mask
-    if thin:  # a line is looked at together with what is right beside it, over which encoders spread its colour
-        own = at_least(alpha, 32)
-        mask = cv2.dilate(own, np.ones((5, 5), np.uint8))
+    mask, own, thin = _compared(alpha)
     fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
     seen = _looks(product.at(product.filled, size, by_area))
@@ -231,6 +211,25 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
         steep=cv2.mean(seen["slope_x"] ** 2 + seen["slope_y"] ** 2, mask)[0],
         **{**seen, "busy": seen["busy"] + np.float32(SILHOUETTE**2) * fade},
     )
+
+
+def _compared(alpha: Levels) -> tuple[Levels, Levels, bool]:
+    """The mask of a grid, what of the product has to be in the frame, and whether it is thin."""
+    import cv2
+    import numpy as np
+
+    for least in (OPAQUE, 192, 96, 32):  # a thin product is nowhere opaque on a small grid
+        mask = at_least(alpha, least)
+        count = cv2.countNonZero(mask)
+        if count >= FEWEST:
+            break
+    for erosion in (5, 3):
+        inner = cv2.erode(mask, np.ones((erosion, erosion), np.uint8), borderType=cv2.BORDER_REPLICATE)
+        if cv2.countNonZero(inner) > max(0.3 * count, FEWEST):
+            return np.asarray(inner), np.asarray(inner), False
+    # A line is looked at together with what is right beside it, over which encoders spread its colour.
+    own = at_least(alpha, 32)
+    return np.asarray(cv2.dilate(own, np.ones((5, 5), np.uint8))), own, True
 
 
 def before(product: Product, grid: Grid, picture: Levels) -> Grid:
@@ -262,7 +261,7 @@ def _looks(rgb: Levels) -> dict[str, Any]:
     slope_x, slope_y = slopes(luma)
     smooth = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_REPLICATE)
     smoother = cv2.blur(smooth, (3, 3), borderType=cv2.BORDER_REPLICATE)
-    detail, wider = (np.where(np.abs(each) < NOISE, np.float32(0), each) for each in (luma - smooth, smooth - smoother))
+    detail, wider = (_clear(each) for each in (luma - smooth, smooth - smoother))
     return {
         "rgb": rgb,
         "luma": luma,
@@ -272,6 +271,16 @@ def _looks(rgb: Levels) -> dict[str, Any]:
         "wider": wider,
         "busy": slope_x**2 + slope_y**2 + detail**2 + wider**2,
     }
+
+
+def _clear(values: Array) -> Array:
+    """0 where less than ``NOISE``."""
+    import cv2
+    import numpy as np
+
+    least = NOISE - 1e-3  # OpenCV keeps what is more than a threshold
+    brighter = cv2.threshold(values, least, 0, cv2.THRESH_TOZERO)[1]
+    return np.asarray(cv2.add(brighter, cv2.threshold(values, -least, 0, cv2.THRESH_TOZERO_INV)[1]))
 
 
 def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:

@@ -70,9 +70,8 @@ def _luma(product: Product, light: Light) -> Levels:
     import cv2
     import numpy as np
 
-    if max(abs(each) for each in light) < UNLIT:
-        return product.luma
-    return np.asarray(cv2.cvtColor(lit(cv2.cvtColor(product.cut, cv2.COLOR_RGBA2RGB), light), cv2.COLOR_RGB2GRAY))
+    rgb = product.rgb if max(abs(each) for each in light) < UNLIT else lit(product.rgb, light)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int]]:
@@ -96,9 +95,9 @@ def _in_frame(
     if not cv2.countNonZero(solid):
         return None
     seen = cv2.cvtColor(picture[y:bottom, x:right], cv2.COLOR_RGB2GRAY)
-    excess, across, down = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid))
+    (excess, across, down), part = _at_a_glance(cv2.bitwise_and(seen, solid), cv2.bitwise_and(own, solid), enough)
     if excess > enough:
-        excess, across, down = _as_it_lies(own, seen, solid)
+        excess, across, down = _as_it_lies(own, seen, solid, part)
     for _ in range(STEPS):
         if excess <= enough:
             break
@@ -115,8 +114,11 @@ def _in_frame(
     return Spot(excess, x + across, y + down)
 
 
-def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
-    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly."""
+def _at_a_glance(seen: Levels, expected: Levels, enough: float) -> tuple[tuple[float, int, int], Frame]:
+    """The excess of the worst spot, if no more error is expected than is always allowed, and where it is; roughly.
+
+    And the part in which spots exceed what is enough.
+    """
     import cv2
     import numpy as np
 
@@ -126,17 +128,30 @@ def _at_a_glance(seen: Levels, expected: Levels) -> tuple[float, int, int]:
     strokes = reduced.astype(np.float32)
     spots = _mean(cv2.multiply(strokes, strokes), GLYPH // STROKE)
     _, most, _, (across, down) = cv2.minMaxLoc(spots)
-    return GLANCE * math.sqrt(most) / FLOOR, STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+    place = STROKE * across + STROKE // 2, STROKE * down + STROKE // 2
+    beyond = (spots > (enough * FLOOR / GLANCE) ** 2).astype(np.uint8)
+    left, top, wide, high = (STROKE * side for side in cv2.boundingRect(beyond))
+    part = max(0, left - GLYPH), max(0, top - GLYPH), left + wide + GLYPH, top + high + GLYPH
+    return (GLANCE * math.sqrt(most) / FLOOR, *place), part
 
 
-def _as_it_lies(own: Levels, seen: Levels, solid: Levels) -> tuple[float, int, int]:
-    """The same, exactly, and with the error that is expected of edges: most pictures need no fit to be within it."""
+def _as_it_lies(own: Levels, seen: Levels, solid: Levels, part: Frame) -> tuple[float, int, int]:
+    """The same of a part, exactly, and with the error that is expected of edges: most need no fit to be within it."""
     import cv2
+    import numpy as np
 
+    left, top, right, bottom = part
+    x, y = max(0, left - GLYPH), max(0, top - GLYPH)  # what spots at the part's edges are made of, too
+    around = slice(y, bottom + GLYPH), slice(x, right + GLYPH)
+    own, seen, solid = own[around], seen[around], solid[around]
+    within = np.zeros_like(solid)
+    inner = slice(top - y, bottom - y), slice(left - x, right - x)
+    within[inner] = solid[inner]
     error = cv2.copyTo(cv2.subtract(seen, own, dtype=cv2.CV_32F), solid)
     along, down = (cv2.Sobel(own, cv2.CV_32F, *order, ksize=1, scale=0.5) for order in ((1, 0), (0, 1)))
     busy = cv2.copyTo(cv2.add(cv2.multiply(along, along), cv2.multiply(down, down)), solid)
-    return _worst(_energy(error), busy, solid, 0.0)
+    excess, column, row = _worst(_energy(error), busy, within, 0.0)
+    return excess, x + column, y + row
 
 
 def _worst(spots: Array, busy: Array, solid: Levels, usual: float) -> tuple[float, int, int]:
@@ -206,7 +221,7 @@ class _Closely:
         column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
         steep_x, steep_y = slope_x.ravel()[chosen], slope_y.ravel()[chosen]
         level = own.ravel()[chosen]
-        columns = np.stack(
+        reasons = np.stack(
             [
                 -steep_x,
                 -steep_x * row[chosen % width],
@@ -215,11 +230,10 @@ class _Closely:
                 level,
                 detail.ravel()[chosen],
                 wider.ravel()[chosen],
-            ],
-            axis=1,
+            ]
         )
         usual = np.sqrt(np.float32(9) + np.float32(2 * DISPLACED) * busy.ravel()[chosen])
-        estimate, _ = estimated(columns, picture.ravel()[chosen] - level, usual)
+        estimate, _ = estimated(reasons, picture.ravel()[chosen] - level, usual)
         self.move = tuple(float(value) for value in estimate[:4])
         a, b, c, d, light, sharper, wider_still = (np.float32(value) for value in estimate)
         # In place: a new array of a megapixel costs more than what is written into it.

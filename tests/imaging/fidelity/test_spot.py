@@ -96,3 +96,25 @@ def test_a_large_result_is_looked_at_in_pieces(monkeypatch, right, wrong):
     verdict = compare(right, jpeg(scene(wrong), 85))
     assert not verdict.faithful
     assert verdict.spot_x == pytest.approx(470, abs=50)
+
+
+def test_a_part_of_a_picture_is_judged_as_it_is_in_the_whole():
+    random = np.random.default_rng(1)
+    own = random.integers(60, 190, (200, 300), dtype=np.uint8)
+    seen = own + random.integers(0, 6, own.shape, dtype=np.uint8)
+    seen[80:86, 200:206] += 60
+    solid = np.full_like(own, 255)
+    excess, x, y = spot._as_it_lies(own, seen, solid, (190, 70, 206, 95))
+    assert (excess, x, y) == spot._as_it_lies(own, seen, solid, (0, 0, 300, 200))
+    assert 195 < x < 211
+    assert 75 < y < 91
+
+
+def test_a_glance_tells_in_which_part_spots_are_too_much():
+    own = np.full((200, 300), 100, np.uint8)
+    seen = own.copy()
+    seen[80:86, 200:206] += 60
+    (excess, _, _), (left, top, right, bottom) = spot._at_a_glance(seen, own, 2.0)
+    assert excess > 2
+    assert left <= 200 - spot.GLYPH // 2 < 206 + spot.GLYPH // 2 <= right < left + 60
+    assert top <= 80 - spot.GLYPH // 2 < 86 + spot.GLYPH // 2 <= bottom < top + 60
