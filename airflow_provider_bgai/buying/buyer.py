@@ -105,7 +105,8 @@ class Buyer:
     async def open(self, wish: Wish) -> Purchase:
         """A wish at work, to :meth:`begin`: :func:`~airflow_provider_bgai.buying.purchase.open_wish`.
 
-        A new one will be paid for, so it has its place at a brake before its source is read: none is read in vain.
+        A new one will be paid for, so it has its place at a brake before its source is read: none is read in vain. The
+        place is kept until it begins: where many are opened first, one more may wait for ever.
 
         :raises LaterError: if it can begin in the next pass only.
         :raises StoppedError: if no connection that can serve it is asked.

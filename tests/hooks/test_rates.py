@@ -94,6 +94,7 @@ async def test_who_is_too_late_for_its_place_waits_for_the_next_of_its_own(stric
         channel = await hook._open()
         async with channel.turn():
             turn = _TURN.get()
+            assert turn is not None
             missed = turn.slot
             time.sleep(0.5)  # noqa: ASYNC251  the whole process is held up
             await channel.ask("GET", "/", {})
