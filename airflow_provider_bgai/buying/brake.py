@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Iterable
 from typing import Literal
 
 from airflow_provider_bgai.exceptions import (
@@ -190,3 +191,21 @@ class Brake:
             return "wait"
         self._was_stopped, self.limit = True, 1
         return "go"
+
+
+async def enter_first(brakes: Iterable[Brake]) -> Brake:
+    """Take a place at the first brake whose connection may be asked.
+
+    :param brakes: at least one.
+    :raises StoppedError: if none may.
+    :raises LaterError: if the first that may can begin in the next pass only.
+    """
+    stopped: StoppedError | None = None
+    for brake in brakes:
+        try:
+            await brake.enter()
+            return brake
+        except StoppedError as error:
+            stopped = error
+    assert stopped is not None
+    raise stopped

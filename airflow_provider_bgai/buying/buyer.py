@@ -12,7 +12,7 @@ from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.buying import payment
-from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
+from airflow_provider_bgai.buying.brake import AT_FIRST, Brake, enter_first
 from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.collector import Account, Collector
 from airflow_provider_bgai.buying.decision import Asks, Last, decide
@@ -113,7 +113,8 @@ class Buyer:
         """
         if not wish.new:
             return await open_wish(wish, self.hooks, self.storage)
-        entered: Brake | None = await self._enter(able_to(self.hooks, wish.request))
+        able = able_to(self.hooks, wish.request)
+        entered: Brake | None = await enter_first([self.brakes[hook.conn_id] for hook in able])
         if self._hard_to_read and entered is not None:  # a few that wait for a dead host must not hold up the others
             await entered.leave("free")
             entered = None
@@ -246,18 +247,6 @@ class Buyer:
         return self.ledger.layout.call(purchase.fingerprint, number)
 
     # --- buying
-
-    async def _enter(self, able: Sequence[BackgroundHook]) -> Brake:
-        """A place with the first connection that may be asked. :raises StoppedError: if none may."""
-        stopped: StoppedError | None = None
-        for hook in able:
-            try:
-                await self.brakes[hook.conn_id].enter()
-                return self.brakes[hook.conn_id]
-            except StoppedError as error:
-                stopped = error
-        assert stopped is not None
-        raise stopped
 
     async def _buy(self, purchase: Purchase) -> Call:
         """Call after call, until one is answered. ``purchase.number`` is the first to be used."""
