@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 import zlib
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,10 @@ class _Place:
     signer: RequestSigner
     open: Callable[[], HTTPConnection]
     idle: deque[HTTPConnection]
+
+    def __post_init__(self) -> None:
+        # With its storage, which nobody closes.
+        weakref.finalize(self, _close_all, self.idle)
 
 
 class Direct:
@@ -218,6 +223,11 @@ class Direct:
         else:
             line.close()
         return found
+
+
+def _close_all(lines: Iterable[HTTPConnection]) -> None:
+    for line in lines:
+        line.close()
 
 
 def _crc32(body: bytes | IO[bytes]) -> str:

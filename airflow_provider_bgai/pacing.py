@@ -19,24 +19,25 @@ PLACES = 16
 """Places of a round at least; a vendor that takes more requests in a second has one round a beat."""
 MARGIN = 0.93
 """How much of the rate is used: a request may take a little longer to its vendor than the one before it."""
-SPREAD = 0.03
+SPREAD = 0.05
 """Seconds of a beat in which its requests go out: who has one place of the round first, who has all of them last."""
-LAST = 0.006
-"""Seconds by which a place that is only tried comes later: where all have their part, it should stay with its owner."""
+LAST = 0.004
+"""Seconds by which a place that is only tried comes later still: where all have their part, it stays with its owner."""
 LONG_BEAT = 2.0
 """Seconds from which on a beat is too long to be waited for."""
-LATE = 0.04
-"""Seconds after which a beat has passed by."""
+LATE, LATE_ALONE = 0.04, 0.8
+"""How late a place may still be used: seconds; of a beat, for who has every place, the next ones, too."""
 APART = 1.02
 """So many of the vendor's seconds lie between a request and the one that its window must have left by then."""
-FIRST_TRY, SELDOM = 4, 48
+FIRST_TRY, SELDOM = 4, 28
 """Rounds until the first try, and between two tries at most."""
 HARDER = 4
 """So many times longer until the next try, where one was refused."""
 SETTLED = 8
 """Rounds after which everybody has found places: what is refused from then on may have been held up on its way."""
 SETTLE = 10.0
-"""Seconds between tries that win: a vendor that counts over a minute refuses too late for quicker ones."""
+"""Seconds until the next try where the first one won, half of it after the second, and so on: where one place is free,
+others are likely to be, but a vendor that counts over a minute refuses too late for many at once."""
 MOST_TURNS = 4
 """Rounds in which the only place of a process comes once, at most: 64 processes can do without meeting."""
 LONGEST_PAUSE = 32.0
@@ -84,7 +85,7 @@ class Pace:
         # Evenly spread, so that two who begin with a half each, or eight with an eighth, may fit at once.
         self.places = {(first + place * self._round // count) % self._round for place in range(count)}
         self.resume_at = 0.0
-        self._gone: dict[int, float] = {}  # when the last burst's requests went out
+        self._gone: dict[int, float] = {}  # when the last burst's requests went out, as far as the vendor can tell
         self._claimed = set(self.places)  # not used so far
         self._turns, self._turn = 1, 0  # of so many rounds in which we come, for who has one place only
         self._taken = self._first(now) - 1
@@ -95,13 +96,13 @@ class Pace:
 
     def next(self, now: float) -> Slot:
         """The next slot, perhaps already there. It may be another one a moment later: :meth:`take` it in time."""
-        since = max(now - LATE, self.resume_at)
+        since = max(now - self._late(), self.resume_at)
         number = max(self._taken + 1, self._first(since - self._time(0)) + self._burst)
         if number > self._first(since) + 2 * MOST_TURNS * self._round:
             number = self._first(since)  # the clock was set back
         while not self._is_ours(number):
             if number == self._regain or (number >= self._try_at and self._can_be_tried(number)):
-                return Slot(number, self._time(number) + LAST, True)
+                return Slot(number, self._time(number, 1) + LAST, True)
             number += 1
         return Slot(number, self._time(number), False)
 
@@ -110,6 +111,10 @@ class Pace:
         self._taken = slot.number
         if slot.tried and slot.number != self._regain:
             self._try_at = slot.number + SELDOM * self._round
+
+    def missed(self, slot: Slot, now: float) -> bool:
+        """Whether it is too late for a place: the next ones may be somebody else's."""
+        return now > slot.at + self._late()
 
     def departure(self, slot: Slot, now: float) -> float:
         """When a request that is ready now goes out, in epoch seconds: late after a late one, so as not to crowd it."""
@@ -123,6 +128,11 @@ class Pace:
         self._gone[slot.number] = now
         if len(self._gone) > self._burst:
             del self._gone[next(iter(self._gone))]
+
+    def held_up(self, slot: Slot, seconds: float) -> None:
+        """It may have come to the vendor so much later than others, so the next burst keeps its distance from that."""
+        if slot.number in self._gone:
+            self._gone[slot.number] += seconds
 
     def accepted(self, slot: Slot) -> None:
         """The vendor did not refuse it."""
@@ -139,7 +149,8 @@ class Pace:
         self._wins += 1
         if self._wins > 1:
             self._patience = max(1, self._patience // 2)
-        self._try_at = slot.number + 1 + self._chance.randrange(self._round) + round(SETTLE / self._beat) * self._burst
+        anywhere = self._chance.randrange(self._round) if self._wins == 1 else 0
+        self._try_at = slot.number + 1 + anywhere + round(SETTLE / self._wins / self._beat) * self._burst
 
     def refused(self, slot: Slot, now: float, retry_after: float | None = None) -> None:
         """The vendor refused it: too fast.
@@ -175,6 +186,9 @@ class Pace:
             self._turns = min(2 * self._turns, MOST_TURNS)
             self._turn = self._chance.randrange(self._turns)
 
+    def _late(self) -> float:
+        return LATE_ALONE * self._beat if len(self.places) == self._round else LATE
+
     def _is_ours(self, number: int) -> bool:
         return number % self._round in self.places and (number // self._round - self._turn) % self._turns == 0
 
@@ -188,8 +202,9 @@ class Pace:
         """Of the present beat's places the first."""
         return math.floor((now - self._shift) / self._beat + 1e-9) * self._burst
 
-    def _time(self, number: int) -> float:
-        part = math.log(len(self.places)) / math.log(self._round)
+    def _time(self, number: int, more: int = 0) -> float:
+        """When a request goes out there, for who has so many more places: as one that is tried would make it."""
+        part = math.log(min(len(self.places) + more, self._round)) / math.log(self._round)
         return self._shift + number // self._burst * self._beat + part * min(SPREAD, self._beat / 3)
 
     def _rounds_from(self, now: float, rounds: int) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import io
 import json
+import warnings
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -77,6 +79,18 @@ def test_plain_objects_are_written_and_read_without_boto3(storage, folder, by_bo
     assert storage.replace(f"{folder}/put", b"2", etag)
     assert storage.read(f"{folder}/put") == b"2"
     assert by_boto3 == []
+
+
+def test_a_storage_that_nobody_uses_any_more_closes_its_connections(s3):
+    storage = Storage()
+    storage.put(f"s3://{s3.bucket}/direct/closed", b"")
+    storage.read(f"s3://{s3.bucket}/direct/closed")
+    gc.collect()  # what others have left
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always", ResourceWarning)
+        del storage
+        gc.collect()
+    assert [str(it.message) for it in left] == []
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ class Vendor:
     """A vendor, and processes that have always something to send.
 
     :param processes: when each begins and ends, in seconds, and how many it knows of.
+    :param held_up: share of requests that are on their way for up to half a second more.
     """
 
     takes: Callable[[float], bool]
@@ -80,6 +81,7 @@ class Vendor:
     processes: Sequence[tuple[float, float, int]]
     seed: int = 1
     skew: float = 0.0
+    held_up: float = 0.0
     paces: list[Pace] = field(default_factory=list)
 
     def run(self, seconds: float) -> list[Sent]:
@@ -105,13 +107,18 @@ class Vendor:
                     sent.append(Sent(now - START, number, accepted))
                     at(now + 10 * WAY, answered if accepted else refused)
 
+                way = min(chance.expovariate(1 / WAY), 6 * WAY)
+                if self.held_up and chance.random() < self.held_up:
+                    way += chance.uniform(0.02, 0.5)
+
                 def answered(now: float) -> None:
+                    pace.held_up(slot, max(0.0, way - WAY))
                     pace.accepted(slot)
 
                 def refused(now: float) -> None:
                     pace.refused(slot, now + skew)
 
-                at(now + wait + min(chance.expovariate(1 / WAY), 6 * WAY), arrive)
+                at(now + wait + way, arrive)
                 at(now + 1e-5, send)
 
             return send
@@ -220,6 +227,24 @@ def test_a_request_that_is_held_up_on_its_way_costs_its_place_for_a_round_only()
     assert (again.number, again.tried) == (lost.number + 16, True)
     pace.accepted(again)
     assert len(pace.places) == 16
+
+
+@pytest.mark.parametrize("kind", ["2 in any second", "10 in any second"])
+def test_what_follows_a_request_that_was_held_up_on_its_way_keeps_its_distance(kind):
+    """That it was is seen by its answer, which is late, too."""
+    make, count, seconds = VENDORS[kind]
+    sent = Vendor(make(count, seconds), count / seconds, [(0, 1e9, 1)], held_up=0.03).run(1200)
+    assert all(each.accepted for each in sent)
+    assert share(sent, count / seconds, 0, 1200) >= 0.9
+
+
+def test_a_place_is_missed_soon_where_the_next_is_somebody_elses_and_late_where_all_are_ones_own():
+    for known, seconds in ((2, 0.05), (1, 0.9)):
+        pace = Pace(120, known, now=START)
+        pace.take(slot := pace.next(START))
+        assert not pace.missed(slot, slot.at + seconds / 2)
+        assert pace.missed(slot, slot.at + seconds)
+        assert not pace.missed(pace.next(slot.at + seconds), slot.at + seconds)
 
 
 def test_clocks_that_differ_by_a_hundredth_of_a_second_do_no_harm():

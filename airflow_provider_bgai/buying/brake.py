@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Iterable
 from typing import Literal
 
 from airflow_provider_bgai.exceptions import (
@@ -78,11 +79,6 @@ class Brake:
         self._loaded = False
         self._changed = asyncio.Condition()
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing may begin now, and nothing that is under way in this pass could change that."""
-        return self.closed is None and not self.active and not self._room()
-
     def _room(self) -> bool:
         """Whether one more may begin. Until something has landed, what came to nothing takes its place for good."""
         if self.limit is None:
@@ -91,7 +87,7 @@ class Brake:
         return not self.holding and begun < self.limit and begun + self._in_vain < max(self.limit, IN_A_ROW)
 
     async def enter(self) -> None:
-        """Begin a paid call. End it with :meth:`leave`, or :meth:`park` it.
+        """Take a place for a paid call. It ends with :meth:`leave`, or is beyond this pass with :meth:`park`.
 
         :raises StoppedError: if the connection is not to be asked in this run, or for now.
         :raises LaterError: if it can begin in the next pass only.
@@ -195,3 +191,21 @@ class Brake:
             return "wait"
         self._was_stopped, self.limit = True, 1
         return "go"
+
+
+async def enter_first(brakes: Iterable[Brake]) -> Brake:
+    """Take a place at the first brake whose connection may be asked.
+
+    :param brakes: at least one.
+    :raises StoppedError: if none may.
+    :raises LaterError: if the first that may can begin in the next pass only.
+    """
+    stopped: StoppedError | None = None
+    for brake in brakes:
+        try:
+            await brake.enter()
+            return brake
+        except StoppedError as error:
+            stopped = error
+    assert stopped is not None
+    raise stopped

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.buying import payment
-from airflow_provider_bgai.buying.brake import AT_FIRST, Brake
+from airflow_provider_bgai.buying.brake import AT_FIRST, Brake, enter_first
 from airflow_provider_bgai.buying.calls import Ledger, LostRaceError, in_thread, store_time
 from airflow_provider_bgai.buying.collector import Account, Collector
 from airflow_provider_bgai.buying.decision import Asks, Last, decide
 from airflow_provider_bgai.buying.decisions import last_of, read_note, refusal, take_out
-from airflow_provider_bgai.buying.purchase import Purchase, Wish, open_wish
+from airflow_provider_bgai.buying.purchase import Purchase, Wish, able_to, open_wish
 from airflow_provider_bgai.buying.record import ENDS, IN_VAIN, Call
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
@@ -28,6 +29,7 @@ from airflow_provider_bgai.exceptions import (
     RateLimitError,
     RefusedError,
     RetiredError,
+    SourceError,
     StoppedError,
     StoreError,
     UnknownOutcomeError,
@@ -82,6 +84,7 @@ class Buyer:
         self.hooks, self.ledger, self.storage = hooks, ledger, ledger.storage
         self.run, self.owner, self.purse = run, owner, purse
         self._recording = asyncio.Semaphore(payment.AT_ONCE)
+        self._hard_to_read = False
         at_first = max(1, AT_FIRST // max(1, shards))
         self.brakes = {
             hook.conn_id: Brake(self.storage, ledger.layout, hook.conn_id, run, owner, at_first) for hook in hooks
@@ -100,8 +103,30 @@ class Buyer:
     # --- what callers do
 
     async def open(self, wish: Wish) -> Purchase:
-        """A wish at work: :func:`~airflow_provider_bgai.buying.purchase.open_wish`."""
-        return await open_wish(wish, self.hooks, self.storage)
+        """A wish at work, to :meth:`begin`: :func:`~airflow_provider_bgai.buying.purchase.open_wish`.
+
+        A new one will be paid for, so it has its place at a brake before its source is read: none is read in vain. The
+        place is kept until it begins: where many are opened first, one more may wait for ever.
+
+        :raises LaterError: if it can begin in the next pass only.
+        :raises StoppedError: if no connection that can serve it is asked.
+        """
+        if not wish.new:
+            return await open_wish(wish, self.hooks, self.storage)
+        able = able_to(self.hooks, wish.request)
+        entered: Brake | None = await enter_first([self.brakes[hook.conn_id] for hook in able])
+        if self._hard_to_read and entered is not None:  # a few that wait for a dead host must not hold up the others
+            await entered.leave("free")
+            entered = None
+        try:
+            purchase = await open_wish(wish, self.hooks, self.storage)
+        except BaseException as error:
+            self._hard_to_read |= isinstance(error, SourceError)
+            if entered is not None:
+                await entered.leave("free")
+            raise
+        purchase.entered = entered
+        return purchase
 
     async def begin(self, purchase: Purchase) -> Call:
         """Whatever there is already, else a new call.
@@ -178,10 +203,6 @@ class Buyer:
             await payment.give_back(self.purse, ended.call_id)
         return ended
 
-    def full(self, wish: Wish) -> bool:
-        """Whether a new wish can certainly not begin in this pass, so that its source need not be read."""
-        return wish.new and all(brake.full for brake in self.brakes.values())
-
     def hold_back(self, holding: bool) -> None:
         """Let nothing new begin through a connection that is not proved, while earlier calls are collected."""
         for brake in self.brakes.values():
@@ -230,8 +251,10 @@ class Buyer:
     async def _buy(self, purchase: Purchase) -> Call:
         """Call after call, until one is answered. ``purchase.number`` is the first to be used."""
         problem: BgaiError | None = None
-        sku = purchase.wish.sku
-        for place, hook in enumerate(purchase.able, start=1):
+        sku, able, entered = purchase.wish.sku, purchase.able, purchase.entered
+        if entered is not None:  # who has a place uses it before waiting for another; those before it are stopped
+            able = list(dropwhile(lambda hook: self.brakes[hook.conn_id] is not entered, able))
+        for place, hook in enumerate(able, start=1):
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     return await self._call(purchase, hook)
@@ -246,7 +269,7 @@ class Buyer:
                         raise
                     purchase.unanswered = purchase.number
                     raise LostRaceError("Its answer is lost: decide again") from None
-            if place < len(purchase.able):  # what the last one says, the product's own line says
+            if place < len(able):  # what the last one says, the product's own line says
                 log.info("%s: %s does not make it, asking the next: %s", sku, hook.conn_id, problem)
         assert problem is not None
         raise problem
@@ -254,7 +277,9 @@ class Buyer:
     async def _call(self, purchase: Purchase, hook: BackgroundHook) -> Call:
         """One paid call with one connection: to its answer on record or, where the pictures came too, to its end."""
         brake = self.brakes[hook.conn_id]
-        await brake.enter()
+        if purchase.entered is not brake:
+            await brake.enter()
+        purchase.entered = None
         paying = payment.Payment(self.ledger, self.purse, purchase, hook, self.run, self.owner, self._recording)
         try:
             generation = await paying.make()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_bgai.buying.brake import Brake
 from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 from airflow_provider_bgai.buying.record import Call, fingerprint
 from airflow_provider_bgai.exceptions import InvalidRequestError
@@ -38,7 +39,6 @@ class Wish:
     :param epoch: any text; another one buys the same picture anew.
     :param new: nothing is known of it: create number 001 at once, and look what there is only if that fails.
     :param again: it is asked for by its SKU or as failed: neither quarantine nor "given up" binds.
-    :param avoid: connections to ask last, because their pictures did not show the product.
     :param on_unknown_outcome: see :class:`~airflow_provider_bgai.buying.decision.Asks`.
     :param hold_for: seconds.
     """
@@ -49,7 +49,6 @@ class Wish:
     epoch: str | None = None
     new: bool = False
     again: bool = False
-    avoid: frozenset[str] = frozenset()
     on_unknown_outcome: OnUnknownOutcome = "hold"
     hold_for: float = HOLD_FOR
     inspection: Inspection = Inspection()
@@ -59,6 +58,7 @@ class Wish:
 class Purchase:
     """A wish at work: its source in hand, read once, and prepared once for each kind of vendor.
 
+    :ivar entered: the brake where a place is kept for its first call.
     :ivar number: the one to buy as, while buying.
     :ivar under_way: number of the call that an earlier pass of this try has left under way; 0: look what there is.
     :ivar unanswered: number of a call whose answer this process knows to be lost.
@@ -71,6 +71,7 @@ class Purchase:
     source: Source
     guidance: Source | None
     fingerprint: str
+    entered: Brake | None = None
     number: int = 1
     under_way: int = 0
     before: int = 0
@@ -158,7 +159,7 @@ async def open_wish(wish: Wish, hooks: Sequence[BackgroundHook], storage: Storag
         guidance = await read_source(mood, storage, field="guidance_image", allow_private_hosts=allow)
     mood_sha256 = guidance.sha256 if guidance is not None else None
     name = name_of(able[0], wish.request, source=source.sha256, guidance=mood_sha256, epoch=wish.epoch)
-    return Purchase(wish, sorted(able, key=lambda hook: hook.conn_id in wish.avoid), source, guidance, name)
+    return Purchase(wish, able, source, guidance, name)
 
 
 def name_of(

@@ -242,8 +242,6 @@ class _Walk:
                 wish = self.shard.wish(self.item)
                 if self.resumed:
                     wish = replace(wish, new=False)  # an earlier pass may have bought it: look first
-                if self.shard.buyer.full(wish):
-                    raise LaterError
                 purchase = await self._open(wish)
                 self.source = purchase.source
                 if self.begun is not None and self.begun[0] == purchase.fingerprint:
@@ -276,7 +274,7 @@ class _Walk:
         for attempt in range(1, ATTEMPTS):
             try:
                 return await self.shard.buyer.open(wish)
-            except SourceError as error:
+            except store_errors(SourceError) as error:
                 log.warning("%s: %s. Trying again", self.item.skus[0], error)
                 await asyncio.sleep(2.0**attempt)
         return await self.shard.buyer.open(wish)

@@ -36,6 +36,12 @@ MAX_BYTES = 100 * 1024 * 1024
 MAX_RETRY_AFTER = 120.0
 # A turn begins so many seconds before its request may go out, at most: that long it may lie ready, recorded as sent.
 MAX_LEAD = 0.25
+# One that has missed its place waits for so many seconds for another one, at most; else it goes out at once.
+MAX_DELAY = 3.0
+# Answers that usually come sooner tell how long the way was; slower ones tell how long the work took.
+SHORT_WAY = 0.25
+# By so much the usual time of an answer is corrected, up or down: most of what is seen is as usual.
+USUAL_STEP = 1.1
 # What a gateway or a proxy answers for a host that it cannot reach.
 _NOBODY_BEHIND = (502, 503, 504)
 
@@ -73,11 +79,12 @@ class Outgoing:
 class Turn:
     """One request's turn: when it may go out, and what became of it.
 
-    :param granted: epoch seconds.
+    :param granted, departed: epoch seconds.
     """
 
     slot: Slot
     granted: float
+    departed: float = 0.0
     sent: bool = False
     answered: bool = False
     refused: bool = False
@@ -130,6 +137,7 @@ class Channel:
         self.slots = asyncio.Semaphore(settings.max_concurrency)
         self._in_order = asyncio.Lock()
         self._lead = 0.0
+        self._usual: dict[httpx.AsyncClient, float] = {}
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -177,11 +185,23 @@ class Channel:
             return
         turn.sent = True
         now = time.time()
+        if self.pace.missed(turn.slot, now) and (slot := self.pace.next(now)).at < now + MAX_DELAY:
+            self.pace.take(slot)
+            turn.slot = slot
         took = min(now - turn.granted, MAX_LEAD)
         self._lead = max(took, self._lead + (took - self._lead) / 50)
         if (wait := self.pace.departure(turn.slot, now) - now) > 0:
             await asyncio.sleep(wait)
             self.pace.departed(turn.slot, time.time())
+        turn.departed = time.time()
+
+    def _arrived(self, turn: Turn, client: httpx.AsyncClient) -> None:
+        """The answer is here: later than usual, if the request was held up on its way to the vendor."""
+        took = time.time() - turn.departed
+        usual = self._usual.setdefault(client, took)
+        self._usual[client] = usual * USUAL_STEP if took > usual else usual / USUAL_STEP
+        if usual < SHORT_WAY and took > usual:
+            self.pace.held_up(turn.slot, took - usual)
 
     def build(self, outgoing: Outgoing, headers: Mapping[str, str]) -> httpx.Request:
         """The paid request as it will be sent. :raises ValueError, TypeError: for what cannot be put on the wire."""
@@ -257,8 +277,9 @@ class Channel:
             raise error(unclear, f"the line dropped after the request went out ({name})") from None
         except _TooLarge:
             raise error(unclear, f"the answer was larger than {MAX_BYTES:,} bytes") from None
-        if (turn := _TURN.get()) is not None:
+        if (turn := _TURN.get()) is not None and not turn.answered:
             turn.answered = True
+            self._arrived(turn, client)
         return answer
 
     async def check_host(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -14,29 +15,36 @@ from airflow_provider_bgai.buying.books import book
 from airflow_provider_bgai.buying.brake import AT_FIRST
 from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
 from airflow_provider_bgai.catalogue.shard import Shard, generate, give_up
+from airflow_provider_bgai.exceptions import SourceError
 from tests.buying.conftest import OFTEN
 
 WANTED = 40
 
 
 class Night:
-    """A run over so many wishes of the shop's. ``charged``: pictures that the vendor billed in its last try."""
+    """A run over so many wishes of the shop's. ``charged``: pictures that the vendors billed in its last try.
 
-    def __init__(self, shop, run: str, vendor: str, count: int = WANTED) -> None:
-        self.shop, self.run, self.vendor = shop, run, vendor
-        self.count = count
+    :param also: vendors to be asked where the first one cannot be.
+    :param missing: so many wishes, the first ones, have sources that are not there.
+    """
+
+    def __init__(
+        self, shop, run: str, vendor: str, count: int = WANTED, *, also: tuple[str, ...] = (), missing: int = 0
+    ) -> None:
+        self.shop, self.run, self.vendors = shop, run, (vendor, *also)
+        self.count, self.missing = count, missing
         self.charged = 0
 
     def wanted(self, *, new: bool) -> list[Wanted]:
-        request = {"image": self.shop.image}
+        images = [f"{self.shop.image}.missing"] * self.missing + [self.shop.image] * (self.count - self.missing)
         return [
             Wanted(
                 skus=(f"SKU-{number}",),
                 names=(f"SKU-{number}.{{ext}}",),
-                request=request | {"prompt": f"scene {number}"},
+                request={"image": image, "prompt": f"scene {number}"},
                 status="new" if new else "failed_before",
             )
-            for number in range(self.count)
+            for number, image in enumerate(images)
         ]
 
     def generate(
@@ -47,7 +55,7 @@ class Night:
         wanted = self.wanted(new=new)
 
         async def one(place: int) -> list[Result]:
-            buyer = self.shop.buyer(self.vendor, run=self.run, owner=f"{self.run}/{place:04}", shards=shards)
+            buyer = self.shop.buyer(*self.vendors, run=self.run, owner=f"{self.run}/{place:04}", shards=shards)
             mine = wanted[place::shards]
             try:
                 progress = await generate(Shard(buyer, policy=OFTEN), mine, patience=patience, resumed=resumed)
@@ -209,3 +217,97 @@ def test_an_account_that_refuses_is_not_asked_again_in_this_run_and_is_in_the_ne
     shop.box.set_credits("picwish", 1000)
     assert counted(Night(shop, "night-2", "picwish", count=12).generate()) == {"bought": 12}
     assert shop.bounds() == {"picwish": (12, 0)}
+
+
+# --- a new wish has its place before its source is read
+
+
+@pytest.fixture
+def sources_read(ill) -> Callable[[], int]:
+    """How many sources were read so far; nothing but sources lies outside ``_bgai``."""
+    return lambda: ill.count()["GET", ""]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_no_source_is_read_of_a_new_wish_that_may_not_begin(shop, ill, sources_read, shards):
+    night = Night(shop, "night-1", "picwish")
+    night.generate(new=True, patience=None, shards=shards)
+    assert night.charged == sources_read() == AT_FIRST
+
+
+def test_where_the_first_connection_is_closed_places_are_kept_with_the_next(shop, ill, sources_read):
+    """Katalis refuses the eight that it is asked for; those and the others go to PicWish, where eight begin."""
+    shop.box.set_credits("katalis", 0)
+    night = Night(shop, "night-1", "katalis", also=("picwish",))
+    results = night.generate(new=True, patience=None)
+    assert counted(results) == {"failed": WANTED}
+    assert sum("Not begun" in (result.error or "") for result in results) == WANTED - AT_FIRST
+    assert shop.box.bill()["picwish"] == night.charged == AT_FIRST
+    assert shop.box.request_count("katalis", "submit") <= AT_FIRST
+    assert sources_read() <= 2 * AT_FIRST
+
+
+def test_the_place_of_a_source_that_is_not_there_goes_to_the_next(shop, ill):
+    night = Night(shop, "night-1", "picwish", missing=20)
+    assert counted(night.generate(new=True, shards=4)) == {"refused": 20, "bought": 20}
+    assert night.charged == 20
+
+
+def test_sources_that_are_hard_to_read_keep_no_places_from_each_other(shop, ill):
+    """Eight that wait for a dead host would hold up thousands that are there."""
+
+    async def work() -> None:
+        buyer = shop.buyer()
+        (brake,) = buyer.brakes.values()
+        wishes = [shop.wish(f"scene {number}", new=True) for number in range(2 * AT_FIRST)]
+        try:
+            down = ill.fault("503", methods="GET", key="source.png")
+            with pytest.raises(SourceError):
+                await buyer.open(wishes[0])
+            assert brake.active == 0
+            ill.faults.remove(down)
+            async with asyncio.timeout(30):
+                purchases = await asyncio.gather(*(buyer.open(wish) for wish in wishes))
+            assert brake.active == 0
+            await asyncio.gather(*(buyer.begin(it) for it in purchases[:AT_FIRST]))
+            assert (brake.active, shop.box.images_charged()) == (AT_FIRST, AT_FIRST)
+        finally:
+            await buyer.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_moment_in_which_s3_does_not_say_whether_the_connection_was_stopped_costs_no_product(shop, ill):
+    moment = ill.fault("503", methods="GET", key="/_bgai/stopped/", times=2)
+    assert counted(Night(shop, "night-1", "picwish", count=4).generate(new=True)) == {"bought": 4}
+    assert moment.hits == 2
+
+
+def test_who_is_cancelled_while_its_source_is_read_gives_its_place_back(shop, ill):
+    ill.fault("slow", methods="GET", key="source.png", by=1.0)
+
+    async def work() -> None:
+        buyer = shop.buyer()
+        (brake,) = buyer.brakes.values()
+        try:
+            opening = asyncio.create_task(buyer.open(shop.wish(new=True)))
+            await asyncio.sleep(0.5)
+            assert brake.active == 1
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            assert brake.active == 0
+        finally:
+            await buyer.aclose()
+
+    asyncio.run(work())
+    assert shop.box.images_charged() == 0
+
+
+def test_what_was_bought_meanwhile_is_found_and_its_place_given_back(shop, ill):
+    """A wish is new by the plan only: another run may have bought it since."""
+    night = Night(shop, "night-1", "picwish", count=12)
+    night.generate(new=True)
+    again = Night(shop, "night-2", "picwish", count=12)
+    assert counted(again.generate(new=True)) == {"reused": 12}
+    assert again.charged == 0

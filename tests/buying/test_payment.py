@@ -104,10 +104,10 @@ def test_few_are_between_marker_and_record_at_once(shop, monkeypatch):
     async def work() -> None:
         one = shop.buyer("imagine")
         try:
-            wishes = [await one.open(shop.wish(f"picture {number}", new=True)) for number in range(12)]
-            first = await one.begin(wishes[0])
+            first = await one.begin(await one.open(shop.wish("picture 0", new=True)))
             assert first.state == "landed"
-            await asyncio.gather(*(one.begin(purchase) for purchase in wishes[1:]))
+            wishes = [await one.open(shop.wish(f"picture {number}", new=True)) for number in range(1, 12)]
+            await asyncio.gather(*(one.begin(purchase) for purchase in wishes))
         finally:
             await one.aclose()
 

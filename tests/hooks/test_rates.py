@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_bgai.exceptions import RateLimitError
 from airflow_provider_bgai.hooks import get_hook
 from airflow_provider_bgai.hooks.base import BackgroundHook
+from airflow_provider_bgai.hooks.channel import _TURN
 from airflow_provider_bgai.sandbox import Sandbox
 from airflow_provider_bgai.sandbox.state import Recipe, Task
 
@@ -85,6 +86,19 @@ async def test_hooks_of_one_process_with_one_key_are_one_user(strict, user):
     assert min(answered) > 0
     assert sum(answered) >= 0.7 * 4 * A_SECOND
     assert refused(strict) <= 0.05
+
+
+async def test_who_is_too_late_for_its_place_waits_for_the_next_of_its_own(strict, user):
+    """Between the two there may be places of somebody else's, so going out at once would have those refused."""
+    async with user(KEYS[0], shards=2) as hook:
+        channel = await hook._open()
+        async with channel.turn():
+            turn = _TURN.get()
+            assert turn is not None
+            missed = turn.slot
+            time.sleep(0.5)  # noqa: ASYNC251  the whole process is held up
+            await channel.ask("GET", "/", {})
+            assert turn.departed >= turn.slot.at > missed.at + 1
 
 
 async def test_a_pause_that_a_vendor_asks_for_ends_with_the_last_hook(strict, user):
