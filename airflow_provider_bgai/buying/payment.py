@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARGIN = 8.0
-"""Seconds beyond the vendor's time-out after which a call certainly has no answer any more."""
+"""Seconds beyond the vendor's time-out after which a call certainly has no answer any more: :data:`FRESH`, and then the
+hook's wait for a place."""
 FRESH = 5.0
 """Seconds after its record was begun within which a call must be on its way."""
 AT_ONCE = 2

@@ -22,6 +22,7 @@ from airflow_provider_bgai import web
 from airflow_provider_bgai.exceptions import BgaiError, NeverSentError, PollError, RateLimitError, UnknownOutcomeError
 from airflow_provider_bgai.hooks.meaning import Answer
 from airflow_provider_bgai.pacing import Pace, Slot
+from airflow_provider_bgai.storage import boottime
 
 if TYPE_CHECKING:
     import httpx
@@ -36,8 +37,9 @@ MAX_BYTES = 100 * 1024 * 1024
 MAX_RETRY_AFTER = 120.0
 # A turn begins so many seconds before its request may go out, at most: that long it may lie ready, recorded as sent.
 MAX_LEAD = 0.25
-# One that has missed its place waits for so many seconds for another one, at most; else it goes out at once.
-MAX_DELAY = 3.0
+# A request that is ready, and recorded as sent, waits for so many seconds at most: for another place where it has
+# missed its own, or for its distance from one that was held up. The margin of a record's answer_by holds it.
+MAX_DELAY = 2.0
 # Answers that usually come sooner tell how long the way was; slower ones tell how long the work took.
 SHORT_WAY = 0.25
 # By so much the usual time of an answer is corrected, up or down: most of what is seen is as usual.
@@ -190,7 +192,7 @@ class Channel:
             turn.slot = slot
         took = min(now - turn.granted, MAX_LEAD)
         self._lead = max(took, self._lead + (took - self._lead) / 50)
-        if (wait := self.pace.departure(turn.slot, now) - now) > 0:
+        if (wait := min(self.pace.departure(turn.slot, now) - now, MAX_DELAY)) > 0:
             await asyncio.sleep(wait)
             self.pace.departed(turn.slot, time.time())
         turn.departed = time.time()
@@ -254,7 +256,11 @@ class Channel:
             if not out:
                 if before is not None:
                     await before()
+                ready = boottime()
                 await self._depart()
+                if before is not None and (took := boottime() - ready) > MAX_DELAY + 0.5:
+                    # This process was stopped meanwhile: the time that the record gives the call may be over.
+                    raise error(unsent, f"stopped for {took:.0f} s before it was sent")
                 out = True
                 deadline.reschedule(self.loop.time() + self.settings.timeout)
 

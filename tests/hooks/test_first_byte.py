@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
 from airflow_provider_bgai.exceptions import NeverSentError, UnknownOutcomeError
+from airflow_provider_bgai.hooks import channel
 from tests.conftest import VENDORS
 from tests.servers import closed_port
 
@@ -136,3 +138,36 @@ async def test_what_is_done_then_takes_no_time_from_the_vendor(hook, box, connec
             box.fault("photoroom", "slow", on="submit", delay=5)
             with pytest.raises(UnknownOutcomeError, match="TimeoutError"):
                 await vendor_hook.send(outgoing, once(lambda: None))
+
+
+async def test_who_is_stopped_after_it_was_announced_sends_nothing(hook, box, wish, monkeypatch):
+    """While it waits for its place: the time that it was announced for may be over."""
+    monkeypatch.setattr(channel, "MAX_DELAY", 0.5)
+    monkeypatch.setattr(channel.Pace, "departure", lambda _pace, _slot, now: now + 0.3)
+
+    async def is_stopped() -> None:
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 1.5)
+
+    async with hook("photoroom") as vendor_hook:
+        outgoing = await vendor_hook.outgoing(wish("photoroom"))
+        async with vendor_hook.turn():
+            with pytest.raises(NeverSentError, match="stopped for 2 s"):
+                await vendor_hook.send(outgoing, is_stopped)
+            assert box.request_count() == 0
+            await vendor_hook.send(outgoing, once(lambda: None))
+    assert box.images_charged() == 1
+
+
+async def test_what_was_held_up_keeps_the_next_one_back_for_a_moment_only(hook, box, connect, wish, monkeypatch):
+    """It is recorded as sent: other processes wait for its answer, and not for ever."""
+    monkeypatch.setattr(channel, "MAX_DELAY", 0.5)
+    connect("photoroom", {"requests_per_minute": 6000})
+    async with hook("photoroom") as vendor_hook:
+        outgoing = await vendor_hook.outgoing(wish("photoroom"))
+        for seconds in (0, 0, 0, 2.5, 0):
+            began = time.monotonic()
+            if seconds:
+                box.fault("photoroom", "slow", on="submit", delay=seconds)
+            async with vendor_hook.turn():
+                await vendor_hook.send(outgoing, lambda: asyncio.sleep(0))
+        assert time.monotonic() - began < 2.0
