@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 YOUNG = 3600.0
 """Seconds for which a marker without its record is left alone: its record may be on its way."""
 THREADS = 10
+AT_ONCE = 1000
+"""Lines of a file at most: they are in memory together, and S3 deletes as many markers by one request."""
 
 
 def month_of(call: Call) -> str:
@@ -49,19 +51,26 @@ def book(ledger: Ledger, run: str, calls: Iterable[Call]) -> None:
     months: dict[str, dict[str, Call]] = defaultdict(dict)
     for call in calls:
         if call.state in ENDS:
-            months[month_of(call)][call.call_id] = call.for_books()
-    for month, lines in months.items():
-        uri, body = ledger.layout.books_file(month, run, uuid.uuid4().hex), dump_lines(lines.values())
-        ledger.storage.insist(
-            lambda uri=uri, body=body: ledger.storage.put(uri, body, content_type="application/x-ndjson"),  # type: ignore[misc]
-            f"the books of {len(lines)} call(s)",
-        )
-        done = []
-        for call in lines.values():
-            done.append(ledger.layout.marker(call.fingerprint, call.number, call.call_id))
-            if call.incoming and call.state in ("landed", "quarantined"):
-                done.append(ledger.layout.incoming(call.call_id))
-        ledger.storage.delete_all(done)
+            months[month_of(call)][call.call_id] = call
+    for month, found in months.items():
+        ended = list(found.values())
+        for first in range(0, len(ended), AT_ONCE):
+            _book(ledger, run, month, ended[first : first + AT_ONCE])
+
+
+def _book(ledger: Ledger, run: str, month: str, calls: Sequence[Call]) -> None:
+    uri, body = ledger.layout.books_file(month, run, uuid.uuid4().hex), dump_lines(it.for_books() for it in calls)
+
+    def put() -> None:
+        ledger.storage.put(uri, body, content_type="application/x-ndjson")
+
+    ledger.storage.insist(put, f"the books of {len(calls)} call(s)")
+    done = []
+    for call in calls:
+        done.append(ledger.layout.marker(call.fingerprint, call.number, call.call_id))
+        if call.incoming and call.state in ("landed", "quarantined"):
+            done.append(ledger.layout.incoming(call.call_id))
+    ledger.storage.delete_all(done)
 
 
 def read_books(ledger: Ledger, month: str | None = None, since: float | None = None) -> Iterator[Call]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from airflow_provider_bgai.buying.brake import LaterError
 from airflow_provider_bgai.buying.buyer import ATTEMPTS, Buyer
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 TELL_EVERY = 10.0
 """Seconds between two lines that say how far a shard is."""
 
+E = TypeVar("E", bound=BgaiError)
 Begun = tuple[str, int]
 """Fingerprint and number of a call under way."""
 
@@ -183,6 +185,12 @@ async def generate(
     return progress
 
 
+def _bare(error: E) -> E:
+    """Without its traceback, by which it would keep the source's bytes for as long as the shard runs."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 async def _now_and_then(tell: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(TELL_EVERY)
@@ -255,12 +263,12 @@ class _Walk:
         except LaterError:
             self.progress.later.append(self.place)
         except StoreError as error:
-            self.progress.troubles.append(error)
+            self.progress.troubles.append(_bare(error))
             self._report(error)
         except (PollError, AuthenticationError) as error:
             # A task that is paid stays collectable, whatever asking for it says.
             if self.call is not None and self.call.state == "answered":
-                self.progress.pending[self.place] = (self.call, error)
+                self.progress.pending[self.place] = (self.call, _bare(error))
             else:
                 self._report(error)
         except BgaiError as error:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_bgai.buying import books
 from airflow_provider_bgai.buying.books import audit, book, bounds, read_books, read_open, restore, walk
 from airflow_provider_bgai.buying.decisions import decide_about
 from airflow_provider_bgai.buying.record import ENDS, STATES, Call, Thumbnails
@@ -185,6 +186,14 @@ def test_a_call_stands_in_the_month_it_was_sent_whoever_books_it_when(kept):
     assert [uri.split("/")[-2] for uri in files(kept)] == ["2026-11", "2026-12"]
     assert [it.call_id for it in read_books(kept.ledger, "2026-12")] == [december.call_id]
     assert bounds(kept.ledger, "2026-11") == {"picwish": (1, 0)}
+
+
+def test_many_calls_are_booked_some_at_a_time(kept, monkeypatch):
+    monkeypatch.setattr(books, "AT_ONCE", 2)
+    calls = [call(number) for number in range(1, 6)]
+    kept.book("night-9", *calls)
+    assert len(files(kept)) == 3
+    assert sorted(it.call_id for it in read_books(kept.ledger, "2026-11")) == sorted(it.call_id for it in calls)
 
 
 def test_only_ends_are_booked_without_pictures_and_links_and_what_came_in_goes_once_it_has_landed(kept):

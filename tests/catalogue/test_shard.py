@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from PIL import Image
 
 from airflow_provider_bgai.buying.books import book, read_books
 from airflow_provider_bgai.buying.collector import Collector, settle
+from airflow_provider_bgai.buying.purchase import Purchase
 from airflow_provider_bgai.catalogue import shard as module
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
@@ -185,6 +187,15 @@ def test_a_shard_that_waits_in_the_triggerer_begins_slowly_and_ends_whole(catalo
     assert counted(tonight.results) == {"bought": 20}
     assert catalogue.box.bill()["picwish"] == 20
     assert settled(catalogue)
+
+
+def test_what_waits_keeps_no_source_in_memory(night, wanted):
+    """An error's traceback would: of 10,000 pictures that wait, all their sources."""
+    tonight = night(wanted(8))
+    first = tonight.passes(None)
+    assert len(first.pending) == 8
+    gc.collect()
+    assert not [it for it in gc.get_objects() if isinstance(it, Purchase)]
 
 
 def test_a_pass_asks_once_for_what_has_ended_and_not_at_all_for_what_the_trigger_knows_to_be_pending(
