@@ -2,8 +2,8 @@
 
 First a cheap question: has any place of that size the product's colours in their proportions? Only there the product
 is laid over what can be seen of the scene (what the product itself covers cannot), and moved until it fits best. A copy
-has the product's colours in one light, its pattern with about its contrast, and an edge where its outline is: that tells
-it from a prop in its colours and from a reflection.
+has the product's colours in one light, its pattern with about its contrast, and an edge where its outline is: that
+tells it from a prop in its colours and from a reflection.
 
 What is not seen: copies of which less than half is in sight or that are smaller than 20 px, and those of a product so
 plain that it has no pattern to be known by.
