@@ -28,11 +28,12 @@ SMALLEST, LARGEST = 0.005, 0.18  # of the product's area: an even zone, which is
 CONTACT = 0.01  # of the product's size: the shortest stretch of outline at which a part begins
 SEAM = 14.0  # CIELAB, between product and zone: from this on it is none of its parts
 AT_THE_RIM = 12.0  # the same, in three of four points, to the colours of the rim itself
-BY_CHANCE = 1.0  # the score of a zone of which nothing is known, so that of 1,000 honest pictures 3 are flagged
+BY_CHANCE = 1.2  # the score of a zone of which nothing is known, so that of 1,000 honest pictures 3 are flagged
 CLEAR = 40.0  # CIELAB of contrast: more counts no more
 SHARP, SOFT = 0.21, 0.17  # slope a px, as a share of the contrast: below it an edge is softer, and is not a part's
 MARGIN = 2  # px: what comes so near to the view's end goes on there
 FLAT, EVENER = 1.45, 0.65  # CIELAB, standard deviation: a wall or the inside of a shadow; a share of the product's
+VISIBLE = 2.0  # CIELAB
 GRAIN = 4.0  # squared CIELAB of change that says nothing
 BESIDE, UNDER = BAND + 0.4, 1  # where colours are taken that go on: px outside the outline, and which depth inside
 
@@ -139,10 +140,12 @@ def _following(view: Surroundings, rim: Rim, zone: Zone) -> float:
 
 
 def _flat(view: Surroundings, rim: Rim, zone: Zone) -> bool:
-    """Whether it is evener than the product is beside it: that has light and grain, and so have its parts."""
+    """Whether it is evener than the product is beside it, which has light and grain, and not quite of its colour."""
     import cv2
     import numpy as np
 
+    if np.median(rim.step[zone.touching]) < VISIBLE:
+        return False
     own = rim.own[zone.touching]
     own = own[own[..., 0] < FAR]
     part = zone.mask[zone.window]
