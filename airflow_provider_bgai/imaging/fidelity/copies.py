@@ -351,7 +351,10 @@ class _Close:
         cross, power = float((centred * seen).sum()), float((centred**2).sum())
         correlation = cross / math.sqrt(max(power * float((seen**2).sum()), 1e-6))
         clear = 0.5 < cross / max(power, 1e-6) < 1.6
-        return clear and correlation > 0.65 and like > min(0.5, 1.2 - 0.85 * correlation) and self._edge(pose) > 0.3
+        if not clear or correlation <= 0.7 or like <= min(0.5, 1.2 - 0.85 * correlation):
+            return False
+        edge = self._edge(pose)  # a plain ground may hide half an outline; then the pattern has to be the surer
+        return edge > 0.3 and edge + correlation > 1.25
 
     def _edge(self, pose: Pose) -> float:
         """The share of the outline that is an edge in the result, too."""
