@@ -1,8 +1,9 @@
 """The product once more in the scene: smaller or larger, mirrored, turned a little, partly hidden.
 
 First a cheap question: has any place of that size the product's colours in their proportions? Only there the product
-is laid over the scene, and moved until it fits best. A copy has the product's colours in one light, its pattern with
-about its contrast, and an edge where its outline is: that tells it from a prop in its colours and from a reflection.
+is laid over what can be seen of the scene (what the product itself covers cannot), and moved until it fits best. A copy
+has the product's colours in one light, its pattern with about its contrast, and an edge where its outline is: that
+tells it from a prop in its colours and from a reflection.
 
 What is not seen: copies of which less than half is in sight or that are smaller than 20 px, and those of a product so
 plain that it has no pattern to be known by.
@@ -35,6 +36,7 @@ LEAST = 20  # px in the result, longer side of a copy
 LIKELY = 0.42  # of the product's colours, in their proportions, from which a place is worth a look
 SHADE = 16.0  # CIELAB, with half of the lightness, up to which a colour may be one of the product in another light
 LOOKED_AT = 6  # places, at most
+SEEN = 0.42  # share of a copy that is in sight, at least
 HOPELESS = 23.0, 17.0  # CIELAB of unlikeness, at first and after the longest steps: nothing fits from there
 PLAIN = 5.0  # CIELAB, standard deviation, up to which a product has no pattern
 
@@ -137,21 +139,25 @@ def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
     if np.count_nonzero(alike.any(0)) < 0.4 * filled * own_size[0] * own_size[1] * SCALES[0] ** 2:
         return
     ones = [each.astype(np.float32) for each in alike]
+    visible = np.ones(scene.shape[:2], np.float32)
+    visible[rows[good] + top, columns[good] + left] = 0
+    shown = _Scene(scene, visible)
     found: list[tuple[float, Pose]] = []
     for scale in SCALES:
         window = max(4, round(own_size[0] * scale)), max(4, round(own_size[1] * scale))
         if max(width, height) * scale < LEAST:
             continue
         area = window[0] * window[1] * filled
-        likely = np.zeros(scene.shape[:2], np.float32)
-        for one, share in zip(ones, shares, strict=True):
-            count = cv2.boxFilter(one, -1, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
-            likely += np.minimum(count / area, share)
+        sums = [cv2.boxFilter(one, -1, window, normalize=False, borderType=cv2.BORDER_CONSTANT) for one in ones]
+        seen = cv2.boxFilter(visible, -1, window, normalize=True, borderType=cv2.BORDER_CONSTANT)
+        likely = np.zeros(visible.shape, np.float32)
+        for total, share in zip(sums, shares, strict=True):
+            likely += np.minimum(total / (area * np.maximum(seen, SEEN)), share)
         if likely.max() < LIKELY:
             continue
         small = np.asarray(cv2.resize(product.twice, window, interpolation=cv2.INTER_AREA), np.uint8)
         for mirrored in (False, True):
-            score = _correlation(scene, small[:, ::-1] if mirrored else small, likely > LIKELY - 0.05)
+            score = shown.correlation(small[:, ::-1] if mirrored else small, likely > LIKELY - 0.05)
             for _ in range(2):
                 y, x = (int(each) for each in np.unravel_index(int(score.argmax()), score.shape))
                 if score[y, x] < 0.45:
@@ -164,28 +170,56 @@ def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
     yield from _apart([pose for _, pose in found], max(width, height))
 
 
-def _correlation(scene: Array, template: Levels, where: NDArray[np.bool_]) -> Array:
-    """How well a template (RGBA) with its middle at each px of a scene (L*, a*, b*) correlates with it, -1 to 1.
+class _Scene:
+    """The result, small, and how well templates correlate with what can be seen of it: not behind the product."""
 
-    :param where: the places that are looked at; -1 elsewhere.
-    """
-    import cv2
-    import numpy as np
+    def __init__(self, colours: Array, visible: Array) -> None:
+        self.visible = visible
+        seen = visible > 0
+        self.colours = (colours - (colours[seen].mean(0) if seen.any() else 0)) * visible[..., None]
+        self.power = (self.colours**2).sum(-1)
 
-    score = np.full(where.shape, -1, np.float32)
-    mask = np.repeat((template[..., 3:] > 200).astype(np.float32), 3, axis=2)
-    if mask.sum() < 30:
+    def correlation(self, template: Levels, where: NDArray[np.bool_]) -> Array:
+        """How well a template (RGBA) with its middle at each px correlates with what is seen there, -1 to 1.
+
+        :param where: the places that are looked at; -1 elsewhere, and where less than ``SEEN`` of it can be seen.
+        """
+        import cv2
+        import numpy as np
+
+        score = np.full(where.shape, -1, np.float32)
+        mask = (template[..., 3] > 200).astype(np.float32)
+        if np.count_nonzero(mask) < 10:
+            return score
+        height, width = mask.shape
+        top, left = height // 2, width // 2
+        x, y, across, down = cv2.boundingRect(where.astype(np.uint8))
+
+        def around(plane: Array) -> Array:
+            padded = cv2.copyMakeBorder(
+                plane, top, height - 1 - top, left, width - 1 - left, cv2.BORDER_CONSTANT, value=0
+            )
+            return padded[y : y + down + height - 1, x : x + across + width - 1]
+
+        def summed(plane: Array, weights: Array) -> Array:
+            return np.asarray(cv2.matchTemplate(plane, weights, cv2.TM_CCORR))
+
+        own = lab(np.ascontiguousarray(template[..., :3]))
+        own = (own - own[mask > 0].mean(0)) * mask[..., None]
+        seen, colours = around(self.visible), around(self.colours)
+        count = np.maximum(summed(seen, mask), 1)
+        cross = summed(colours, own)
+        powers = [summed(around(self.power), mask), summed(seen, (own**2).sum(-1))]
+        for channel in range(3):
+            mean = summed(np.ascontiguousarray(colours[..., channel]), mask) / count
+            own_mean = summed(seen, np.ascontiguousarray(own[..., channel])) / count
+            cross -= count * mean * own_mean
+            powers[0] -= count * mean**2
+            powers[1] -= count * own_mean**2
+        found = cross / np.sqrt(np.maximum(powers[0], count) * np.maximum(powers[1], count))
+        good = where[y : y + down, x : x + across] & (count > SEEN * mask.sum())
+        score[y : y + down, x : x + across] = np.where(good, found, -1)
         return score
-    height, width = template.shape[:2]
-    left, top = width // 2, height // 2
-    padded = cv2.copyMakeBorder(scene, top, height - 1 - top, left, width - 1 - left, cv2.BORDER_REPLICATE)
-    x, y, across, down = cv2.boundingRect(where.astype(np.uint8))
-    part = padded[y : y + down + height - 1, x : x + across + width - 1]
-    own = lab(np.ascontiguousarray(template[..., :3]))
-    found = cv2.matchTemplate(part, own, cv2.TM_CCOEFF_NORMED, mask=mask)
-    good = where[y : y + down, x : x + across] & np.isfinite(found) & (np.abs(found) <= 1.01)
-    score[y : y + down, x : x + across] = np.where(good, found, -1)
-    return score
 
 
 def _apart(poses: list[Pose], longest: float) -> list[Pose]:
@@ -309,7 +343,7 @@ class _Close:
         import numpy as np
 
         colours, visible = self.seen(pose, self.product.places)
-        if np.count_nonzero(visible) < 0.42 * len(visible):
+        if np.count_nonzero(visible) < SEEN * len(visible):
             return False
         own, other = self.product.colours[visible], colours[visible]
         like = float((difference(other, _in_light(own, other)) < 10).mean())
@@ -317,7 +351,10 @@ class _Close:
         cross, power = float((centred * seen).sum()), float((centred**2).sum())
         correlation = cross / math.sqrt(max(power * float((seen**2).sum()), 1e-6))
         clear = 0.5 < cross / max(power, 1e-6) < 1.6
-        return clear and correlation > 0.65 and like > min(0.5, 1.2 - 0.85 * correlation) and self._edge(pose) > 0.3
+        if not clear or correlation <= 0.7 or like <= min(0.5, 1.2 - 0.85 * correlation):
+            return False
+        edge = self._edge(pose)  # a plain ground may hide half an outline; then the pattern has to be the surer
+        return edge > 0.3 and edge + correlation > 1.25
 
     def _edge(self, pose: Pose) -> float:
         """The share of the outline that is an edge in the result, too."""

@@ -31,6 +31,8 @@ FILIGREE = 0.25  # share of a product that is outline, beyond which the scene is
 EDGE = 10.0  # CIELAB: an edge at which something ends
 REACH = 0.12  # of the product's size: how wide a rim may have grown
 RUN = 0.06  # of the product's size: the shortest stretch of outline that counts as grown
+ALONG = 0.15  # of the outline, along which a product has grown; less is a thing of its colour behind it, or a part
+ALL_AROUND = 0.4  # of the outline: so far no scene follows it, whatever its colours
 ELSEWHERE = 0.09  # of the surroundings: from this on a colour is that of the scene
 
 
@@ -86,7 +88,9 @@ def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
     for first in range(0, len(going_on), 512):
         some = going_on[first : first + 512]
         width[some] = _width(view, rim.points[some], rim.normals[some], reach)
-    around = np.count_nonzero(width) > 0.4 * np.count_nonzero(rim.usable)
+    along = int(np.count_nonzero(width)) / max(1, int(np.count_nonzero(rim.usable)))
+    if along < ALONG:
+        return
     for number in range(int(rim.line.max()) + 1):
         line = np.flatnonzero(rim.line == number)
         for start, length in _runs(width[line]):
@@ -98,7 +102,7 @@ def _widened(view: Surroundings, rim: Rim) -> Iterator[Mask]:
             shape = np.concatenate([rim.points[run], outer[::-1]]).round().astype(np.int32)
             cv2.fillPoly(mask, [shape], 1)
             grown_here = (mask > 0) & view.outside
-            if grown_here.any() and (around or view.elsewhere(grown_here) < ELSEWHERE):
+            if grown_here.any() and (along > ALL_AROUND or view.elsewhere(grown_here) < ELSEWHERE):
                 yield grown_here
 
 

@@ -1,9 +1,10 @@
 """Parts that were invented onto the product: a handle, a spout, a foot.
 
 Such a part is an even zone that begins at the outline without an edge, in colours that change along it as the product's
-do there, and ends at an edge against the scene. One trait alone proves nothing (a prop may happen to have the colour of
-the rim it stands behind), so they are weighed together. The weights are those of a logistic regression over made cases
-of ``benchmarks.fidelity``, seeds 700 to 702 and 705, and hold for products that were left out of it.
+do there, and ends at an edge against the scene. What goes on out of the view, or is out of focus, is the scene's. One
+trait alone proves nothing (a prop may happen to have the colour of the rim it stands behind), so they are weighed
+together. The weights are those of a logistic regression over made cases of ``benchmarks.fidelity``, seeds 700 to 702
+and 705, and hold for products that were left out of it; the limits were set with 505, 606 and 704 to 709 as well.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 EVEN = (1.2, 2.4, 4.8)  # CIELAB a px, up to which a zone is even: parts have shades and grain
-SMALLEST, LARGEST = 0.005, 0.25  # of the product's area: an even zone, which is less than the part itself
+SMALLEST, LARGEST = 0.005, 0.18  # of the product's area: an even zone, which is less than the part itself
 CONTACT = 0.01  # of the product's size: the shortest stretch of outline at which a part begins
 SEAM = 14.0  # CIELAB, between product and zone: from this on it is none of its parts
-BY_CHANCE = 1.7  # the score of a zone of which nothing is known, so that of 1,000 honest pictures 4 are flagged
+AT_THE_RIM = 12.0  # the same, in three of four points, to the colours of the rim itself
+BY_CHANCE = 1.2  # the score of a zone of which nothing is known, so that of 1,000 honest pictures 3 are flagged
 CLEAR = 40.0  # CIELAB of contrast: more counts no more
-SHARP = 0.21  # slope a px, as a share of the contrast, below which an edge counts as soft
+SHARP, SOFT = 0.21, 0.17  # slope a px, as a share of the contrast: below it an edge is softer, and is not a part's
+MARGIN = 2  # px: what comes so near to the view's end goes on there
+FLAT, EVENER = 1.45, 0.65  # CIELAB, standard deviation: a wall or the inside of a shadow; a share of the product's
+VISIBLE = 2.0  # CIELAB
 GRAIN = 4.0  # squared CIELAB of change that says nothing
 BESIDE, UNDER = BAND + 0.4, 1  # where colours are taken that go on: px outside the outline, and which depth inside
 
@@ -65,6 +70,7 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
     free = view.around & (view.far > BAND)
     round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     corner = np.array(view.alpha.shape[::-1]) - 1
+    last = corner + 1 - MARGIN
     ahead = [np.clip((rim.points + step * rim.normals).round().astype(int), 0, corner) for step in (5.0, 4.0, 3.0)]
     for even in EVEN:
         zones = cv2.morphologyEx((free & (view.slope < even)).astype(np.uint8), cv2.MORPH_OPEN, round_)
@@ -78,17 +84,27 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
         touched[0] = 0
         for label in np.flatnonzero(touched >= least):
             touching = np.flatnonzero(first == label)
-            if np.median(rim.step[touching]) > SEAM:
+            if not _begins(rim, touching):
                 continue
             part = (labels == label).astype(np.uint8)
-            if not SMALLEST * area < cv2.countNonZero(part) < LARGEST * area:
-                continue
             left, top, width, height = cv2.boundingRect(part)
+            ends = left > MARGIN and top > MARGIN and left + width < last[0] and top + height < last[1]
+            if not (ends and SMALLEST * area < cv2.countNonZero(part) < LARGEST * area):
+                continue
             window = slice(max(0, top - 10), top + height + 10), slice(max(0, left - 10), left + width + 10)
             mask = np.zeros(view.alpha.shape, bool)
             own = cv2.dilate(part[window], np.ones((3, 3), np.uint8)) > 0
             mask[window] = own & free[window]
             yield Zone(mask, window, touching)
+
+
+def _begins(rim: Rim, touching: NDArray[np.intp]) -> bool:
+    """Whether what lies along these points may go on from the product: from its rim, and not from farther inside."""
+    import numpy as np
+
+    nearest = rim.nearest[touching]
+    nearest = nearest[nearest < FAR]
+    return bool(len(nearest) and np.median(rim.step[touching]) <= SEAM and np.quantile(nearest, 0.75) <= AT_THE_RIM)
 
 
 def _score(view: Surroundings, rim: Rim, zone: Zone) -> float:
@@ -104,7 +120,10 @@ def _score(view: Surroundings, rim: Rim, zone: Zone) -> float:
     if score + math.log1p(CLEAR) <= 0:
         return score
     contrast, steep = _border(view, zone)
+    if steep < SOFT:
+        return -math.inf
     score += math.log1p(min(contrast, CLEAR)) - 24 * max(0.0, SHARP - steep)
+    score -= 2.0 * _flat(view, rim, zone)
     if score <= 0:
         return score
     return score - 41 * min(view.elsewhere(zone.mask, min(ALIKE, contrast / 2)), 0.15)
@@ -124,6 +143,22 @@ def _following(view: Surroundings, rim: Rim, zone: Zone) -> float:
     own, beside = own - own.mean(0), beside - beside.mean(0)
     changes, differs = (float((each**2).sum(1).mean()) for each in (own, beside - own))
     return math.log((changes + GRAIN) / (differs + GRAIN))
+
+
+def _flat(view: Surroundings, rim: Rim, zone: Zone) -> bool:
+    """Whether it is evener than the product is beside it, which has light and grain, and not quite of its colour."""
+    import cv2
+    import numpy as np
+
+    if np.median(rim.step[zone.touching]) < VISIBLE:
+        return False
+    own = rim.own[zone.touching]
+    own = own[own[..., 0] < FAR]
+    part = zone.mask[zone.window]
+    inner = cv2.erode(part.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    seen = view.colours[zone.window][inner if np.count_nonzero(inner) > 20 else part]
+    spread, own_spread = (math.sqrt(float(each.var(0).sum())) for each in (seen, own))
+    return spread < min(FLAT, EVENER * own_spread)
 
 
 def _border(view: Surroundings, zone: Zone) -> tuple[float, float]:

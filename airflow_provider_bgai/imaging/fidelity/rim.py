@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 9.0)  # px inside the outline at which the product's colours are taken
 SOLID = 200  # alpha from which they are its own
+OUTERMOST = 3  # of DEPTHS: what is at the rim itself
 BAND = 2.2  # px about the outline that encoding and resampling mix
 FAR = 1e3  # beyond any colour
 SAME = 7.0  # CIELAB: up to which colours go on
@@ -31,6 +32,7 @@ class Rim:
     normals: Array  # outwards
     own: Array  # L*, a*, b* of the product at DEPTHS; far from any colour where it is not solid
     step: Array  # CIELAB: from what is just outside to the nearest of the product's own
+    nearest: Array  # the same, to those of the outermost px alone; ``FAR`` and more where they are not solid
     usable: Mask
 
     @property
@@ -58,6 +60,7 @@ def rim_of(view: Surroundings) -> Rim | None:
     own = np.where(opaque[..., None], own, np.float32(1e4))
     outside, alpha, within = view.sampled(points, normals, [BAND, BAND + 0.8])
     usable = np.asarray((alpha < 20).all(1) & within.all(1) & opaque.any(1))
-    step = difference(outside[:, :, None], own[:, None]).min(2).mean(1)
+    apart = difference(outside[:, :, None], own[:, None])
+    step, nearest = (apart[..., :depths].min(2).mean(1) for depths in (len(DEPTHS), OUTERMOST))
     numbers = np.repeat(np.arange(len(lines)), [len(each) for each in lines])
-    return Rim(points, numbers, normals, own, step, usable)
+    return Rim(points, numbers, normals, own, step, nearest, usable)

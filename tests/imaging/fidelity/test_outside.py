@@ -179,3 +179,57 @@ def test_another_product_beside_it_is_no_copy():
     beside.paste(paint.scaled(other, 0.4), (10, 20))
     verdict = compare(source, jpeg(before(source, beside), 90))
     assert verdict.faithful, verdict.reasons
+
+
+@pytest.mark.parametrize("name", ["paper-bag", "tennis-shoe", "desk-telephone", "electric-kettle"])
+def test_a_copy_of_which_the_product_hides_nearly_half_is_caught(name):
+    source = on_canvas(name, 220)
+    left, top, right, bottom = box_of(source)
+    twin = Image.new("RGBA", source.size)
+    twin.paste(
+        source.crop((left, top, right, bottom)), (left + (right - left) * 3 // 10, top - (bottom - top) * 3 // 10)
+    )
+    hidden = np.asarray(twin)[..., 3] > 127
+    assert 0.3 < (hidden & (np.asarray(source)[..., 3] > 127)).sum() / hidden.sum() < 0.55
+    verdict = compare(source, jpeg(before(source, twin), 90))
+    assert verdict.copies == 1, verdict.reasons
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_board_behind_it_that_goes_on_out_of_sight_is_no_part_of_it(side):
+    source = on_canvas("paper-bag", 300)
+    left, top, right, bottom = box_of(source)
+    row = (top + bottom) // 2
+    colour = source.getpixel((left + 6, row) if side == "left" else (right - 7, row))
+    board = Image.new("RGBA", source.size)
+    across = (0, left + 40) if side == "left" else (right - 40, source.width)
+    ImageDraw.Draw(board).rectangle((across[0], row - 15, across[1], row + 15), fill=colour)
+    verdict = compare(source, jpeg(before(source, board), 92))
+    assert verdict.faithful, verdict.reasons
+
+
+def test_a_disc_of_light_out_of_focus_is_no_part_of_it():
+    source = on_canvas("paper-bag", 300)
+    row = source.height // 2
+    left = int(np.flatnonzero(np.asarray(source.getchannel("A"))[row] > 250)[0])
+    disc = Image.new("L", source.size)
+    ImageDraw.Draw(disc).ellipse((left - 95, row - 55, left + 35, row + 55), fill=255)
+    colour = source.getpixel((left + 6, row))
+    for blur, faithful in ((2, False), (7, True)):
+        light = Image.new("RGBA", source.size, colour)
+        light.putalpha(disc.filter(ImageFilter.GaussianBlur(blur)))
+        verdict = compare(source, jpeg(before(source, light), 92))
+        assert verdict.faithful is faithful, verdict.reasons
+
+
+def test_an_even_tile_behind_a_rim_of_nearly_its_colour_is_no_part_of_it():
+    grain = np.random.default_rng(1).normal(0, 7, (100, 133, 1))
+    body = Image.fromarray(np.clip(grain + (40, 90, 150), 0, 255).astype(np.uint8)).resize((400, 300))
+    source = Image.new("RGBA", (900, 800))
+    source.paste(body, (250, 250))
+    for lighter, faithful in ((2, False), (15, True)):
+        tile = Image.new("RGBA", source.size)
+        colour = (40 + lighter, 90 + lighter, 150 + lighter)
+        ImageDraw.Draw(tile).rectangle((380, 500, 460, 590), fill=colour)
+        verdict = compare(source, jpeg(before(source, tile), 92))
+        assert verdict.faithful is faithful, verdict.reasons
