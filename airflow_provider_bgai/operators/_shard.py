@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook
@@ -142,10 +143,11 @@ class ShardTask:
             found.setdefault(place_of[result.sku], []).append(result)
         return found
 
-    def write(self, progress: Progress, ended: Sequence[Call]) -> dict[str, Any]:
+    def write(self, progress: Progress, ended: Sequence[Call], *, resumed: bool) -> dict[str, Any]:
         """Write the results; report them, and what this shard's calls cost so far, those of its earlier tries included.
 
-        :param ended: calls that ended in this try.
+        :param ended: calls that ended in this pass.
+        :param resumed: there were others before it. Only then are the books read, in which all shards of a night write.
         """
         from airflow_provider_bgai.buying.books import read_books
         from airflow_provider_bgai.catalogue.report.costs import cost_report
@@ -162,10 +164,10 @@ class ShardTask:
             count("refused", number, vendor)
         uri, body = run_of(self.uri).results_of(self.uri), dump_lines(results)
         ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
-        calls = {call.call_id: call for call in progress.perhaps}
-        calls |= {call.call_id: call for call in read_books(ledger, since=self.plan.created_at)}
-        calls |= {call.call_id: call for call in ended}
-        total = cost_report(call for call in calls.values() if call.owner == self.owner).total
+        booked = read_books(ledger, since=self.plan.created_at) if resumed else ()
+        seen = chain(progress.perhaps, booked, ended)
+        calls = {call.call_id: call for call in seen if call.owner == self.owner}
+        total = cost_report(calls.values()).total
         tally = Tally()
         tally.add(results)
         told = tally.told(ledger.layout.root)

@@ -307,7 +307,7 @@ class GenerateCatalogueOperator(Shown, OpenLineage, BaseOperator):
                 f"{len(progress.pending)} picture(s) are paid for ({paid}) and not there yet. A retry collects them "
                 f"before their links die: {call.what}: {problem}"
             )
-        report = task.write(progress, ended)
+        report = task.write(progress, ended, resumed=resumed)
         if progress.troubles:
             raise AirflowFailException(
                 f"{len(progress.troubles)} picture(s) are paid for, and S3 does not take them. The next run collects "
