@@ -21,6 +21,7 @@ from airflow_provider_bgai.catalogue import shard as module
 from airflow_provider_bgai.catalogue.finishing import Finishing
 from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
 from airflow_provider_bgai.catalogue.shard import Progress, Shard, generate, give_up
+from airflow_provider_bgai.imaging.workers import WorkerDiedError
 from airflow_provider_bgai.operators._shard import ShardTask
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import Storage
@@ -442,6 +443,26 @@ def test_a_wrong_key_while_polling_is_what_the_results_say_and_the_next_run_coll
     assert "collects it unpaid" in tonight.results[0].error
     catalogue.box.clear_faults()
     assert night(items, run="two").counts() == {"reused": 1}
+    assert settled(catalogue)
+
+
+@pytest.mark.parametrize("vendor", ["picwish", "photoroom"])
+def test_a_picture_that_kills_who_looks_at_it_is_kept_and_looked_at_again(
+    catalogue, night, wanted, monkeypatch, vendor
+):
+    async def dies(*_: Any) -> None:
+        raise WorkerDiedError("who looked at it has died of it, twice")
+
+    items = wanted(1)
+    tonight = night(items, vendor, finishing={"": Finishing()})
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_provider_bgai.buying.landing.on_a_core", dies)
+        call, _ = tonight.passes().pending[0]
+    assert call.state == "answered"
+    assert (tonight.results[0].outcome, tonight.results[0].price) == ("failed", call.price)
+    assert "has died of it, twice" in tonight.results[0].error
+    assert night(items, vendor, run="two").counts() == {"reused": 1}
+    assert catalogue.box.bill()[vendor] == 1
     assert settled(catalogue)
 
 
