@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +160,7 @@ def provider(names: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """The services, and the size of what is made."""
+    """The services, the size of what is made, and what was wrong: what hours have measured is noted all the same."""
 
     api: AirflowApi
     s3: S3Service
@@ -168,6 +168,7 @@ class Bench:
     home: Path
     latency: float
     rest: float = 0.0
+    wrong: list[str] = field(default_factory=list)
 
     def measure(self, way: str, dag_id: str, count: int, compared: bool = False, **conf: Any) -> tuple[str, Measure]:
         """Let a DAG run; its ID, and what it took from the first start of a task to the last end."""
@@ -181,9 +182,9 @@ class Bench:
         before = self.billed
         run_id, tasks = self.run(dag_id, conf)
         took = meter.taken(way, count, compared=compared, vendor=self.latency, rest=self.rest, seconds=_seconds(tasks))
-        if (charges := self.billed - before) != count:
-            raise SystemExit(f"{dag_id}: {charges} pictures were charged, {count} are wanted")
         print(took, flush=True)
+        if (charges := self.billed - before) != count:
+            self.wrong.append(f"{dag_id}: {charges} pictures were charged, {count} are wanted")
         return run_id, took
 
     def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> tuple[str, list[dict[str, Any]]]:
@@ -212,7 +213,7 @@ class Bench:
         pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"recipe/{run_id}/")
         landed = sum(page["KeyCount"] for page in pages)
         if landed != count:
-            raise SystemExit(f"the recipe landed {landed} pictures of {count}")
+            self.wrong.append(f"the recipe landed {landed} pictures of {count}")
         return took
 
     def provider(self, way: Way, count: int) -> Measure:
@@ -227,7 +228,7 @@ class Bench:
         run_id, took = self.measure(way.name, way.dag_id, count, way.compared)
         outcomes = self.api.result(way.dag_id, run_id, "catalogue.publish")["outcomes"]
         if outcomes.get("bought") != count:
-            raise SystemExit(f"not all were bought: {outcomes}")
+            self.wrong.append(f"{way.dag_id}: not all were bought: {outcomes}")
         return took
 
 
@@ -310,6 +311,8 @@ def main() -> int:
             theirs = [bench.recipe(args.recipe)] if args.recipe else []
             ours = [bench.provider(WAYS[way], count) for count in args.products for way in args.ways]
     measured.note(*theirs, *ours)
+    if bench.wrong:
+        raise SystemExit("\n".join(bench.wrong))
     if not theirs:
         return 0
     best = min(ours, key=lambda it: it.seconds / it.products)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -42,8 +43,12 @@ def start(api, box, s3, upload, product, request):
 
 
 def ended(api, dag_id: str, run_id: str) -> str:
-    """The run's state, once it has ended."""
+    """The run's state, once it has ended. What its failed tasks wrote is logged, for a test that did not expect it."""
     wait_until(lambda: api.run_state(dag_id, run_id) in ("success", "failed"))
+    for each in api.task_instances(dag_id, run_id):
+        if each["state"] == "failed":
+            where = (each["task_id"], each["map_index"], each["try_number"])
+            logging.getLogger(__name__).error("%s: %s", where, api.log(dag_id, run_id, *where))
     return api.run_state(dag_id, run_id)
 
 
