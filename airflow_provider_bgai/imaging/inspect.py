@@ -118,7 +118,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     alpha = sent.alpha
     if alpha.min() == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
-    hint = placement or _product_box(alpha, inspection, image.size)
+    hint = placement or _product_box(alpha, inspection, (shown.shape[1], shown.shape[0]))
     try:
         verdict = compare(cutout, shown, hint=hint, thresholds=inspection.thresholds)
     except ValueError as error:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from airflow_provider_bgai.imaging.fidelity import opaque
 from airflow_provider_bgai.imaging.prepare import read_rgba
 from airflow_provider_bgai.imaging.verify import (
     MAX_PIXELS,
@@ -138,12 +139,13 @@ def test_what_takes_too_much_memory_for_its_kind_is_refused_undecoded(kind, side
         verify_whole(buffer.getvalue())
 
 
-def test_the_pixels_come_along_so_that_nobody_decodes_twice():
-    data = encode("jpg", (300, 200))
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_the_pixels_come_along_so_that_nobody_decodes_twice(kind):
+    data = encode(kind, (300, 200))
     picture, image = open_whole(data)
     assert picture == verify_whole(data)
-    assert image.size == (300, 200)
-    assert image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
+    assert opaque(image).shape == (200, 300, 3)
+    assert opaque(image).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
 
 # --- what came back, against what was asked ----------------------------------------------------------

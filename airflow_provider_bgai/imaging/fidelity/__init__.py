@@ -132,15 +132,24 @@ def _same_pixels(product: Product, picture: Levels) -> bool:
     return bool((picture != picture[0, 0]).any())  # a blank result may have a black product's colour, and not show it
 
 
-def has_no_alpha(picture: Image.Image) -> bool:
-    return "A" not in picture.getbands() and "transparency" not in picture.info
+def has_no_alpha(picture: Image.Image | Levels) -> bool:
+    """Whether all of a decoded picture, or its levels, is opaque because nothing in it says how opaque."""
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        return "A" not in picture.getbands() and "transparency" not in picture.info
+    return bool(picture.shape[2] == 3)
 
 
-def opaque(picture: Image.Image) -> Levels:
-    """The levels of a picture of any mode, RGB; what is transparent as grey."""
+def opaque(picture: Image.Image | Levels) -> Levels:
+    """The levels of a picture of any mode, or of its levels, RGB; what is transparent as grey."""
     import numpy as np
     from PIL import Image
 
+    if not isinstance(picture, Image.Image):
+        if has_no_alpha(picture):
+            return picture
+        picture = Image.fromarray(picture)
     if has_no_alpha(picture):
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     layered = picture.convert("RGBA")
