@@ -55,7 +55,7 @@ def read_rgba(data: bytes | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image
     :param max_pixels: more than this is refused before anything is decoded.
     :raises NotAPictureError: if it is no picture, truncated, damaged or too large.
     """
-    return read(data, max_pixels)[0]
+    return read(data, max_pixels).image
 
 
 def prepare(data: bytes, limits: SourceLimits, *, max_upscale: float = 1.0) -> Prepared:
@@ -105,10 +105,11 @@ def _check_alpha(alpha: NDArray[np.uint8], limits: SourceLimits, warnings: list[
 
     :raises RefusedSourceError: if it shows nothing, or is no cut-out where one is needed.
     """
-    import numpy as np
+    import cv2
 
     pixels = alpha.size
-    hidden = int(np.count_nonzero(alpha < _VISIBLE))
+    hidden = cv2.countNonZero(cv2.inRange(alpha, 0, _VISIBLE - 1))
+    least, most, _, _ = cv2.minMaxLoc(alpha)
     if pixels - hidden < _LEAST_SHARE * pixels:
         share = (pixels - hidden) / pixels
         raise RefusedSourceError(f"it is empty: {share:.2%} of its pixels are visible; a picture must show a product")
@@ -118,8 +119,8 @@ def _check_alpha(alpha: NDArray[np.uint8], limits: SourceLimits, warnings: list[
                 "it needs a cut-out, and this picture has no transparent background; configure a cut-out step, "
                 "or use a vendor that removes backgrounds itself"
             )
-        return bool(alpha.min() == 255)
-    if alpha.max() < 128:
+        return bool(least == 255)
+    if most < 128:
         warnings.append("nothing in it is more than half opaque")
     sides = {"left": alpha[:, 0], "top": alpha[0], "right": alpha[:, -1], "bottom": alpha[-1]}
     touched = [side for side, line in sides.items() if line.max() >= 128]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.opening import (
@@ -18,9 +19,12 @@ from airflow_provider_bgai.imaging.opening import (
     open_undecoded,
     said,
 )
+from airflow_provider_bgai.imaging.plain import plain_levels
 from airflow_provider_bgai.imaging.profile import profile_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image, ImageFile
 
 # Decoded, and once more while it is converted, turned or scaled. 37 megapixels fit.
@@ -46,13 +50,50 @@ _NAMES = {
 } | dict.fromkeys(("L", "LA", "La", "I;16", "I;16B"), "grey")
 
 
+# Of a PNG's metadata, by Pillow's names: what bears on how its pixels are to be seen.
+_BEARING = {"icc_profile", "gamma", "chromaticity", "exif", "XML:com.adobe.xmp", "Raw profile type exif"}
+
 # By Pillow's name for how the samples lie: RGB of a TIFF, and of a BMP.
 _FOURTH_IGNORED = {"BGRX": "a BMP without a mask for it"} | dict.fromkeys(
     ("RGBX", "RGBX;16L", "RGBX;16B", "RGBX;16N"), "ExtraSamples 0"
 )
 
 
-def read(data: bytes | IO[bytes], max_pixels: int) -> tuple[Image.Image, Picture, list[str], list[str]]:
+@dataclass(frozen=True)
+class Read:
+    """A picture as it was read.
+
+    :param image: RGBA, upright sRGB with straight alpha.
+    :param picture: what the file was.
+    :param notes: what was done to the pixels; ``warnings``: doubts.
+    :param levels: the image's own memory, where numpy has it.
+    """
+
+    image: Image.Image
+    picture: Picture
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    levels: NDArray[np.uint8] | None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(height, width, 4)."""
+        import numpy as np
+
+        return np.asarray(self.image) if self.levels is None else self.levels
+
+    @property
+    def alpha(self) -> NDArray[np.uint8]:
+        """(height, width)."""
+        import cv2
+        import numpy as np
+
+        if self.levels is None:
+            return np.asarray(self.image.getchannel("A"))
+        return np.asarray(cv2.extractChannel(self.levels, 3), np.uint8)
+
+
+def read(data: bytes | IO[bytes], max_pixels: int) -> Read:
     """The pixels, what the file was, what was done to the pixels, and doubts.
 
     :param max_pixels: more than this is refused before anything is decoded.
@@ -61,17 +102,32 @@ def read(data: bytes | IO[bytes], max_pixels: int) -> tuple[Image.Image, Picture
     notes: list[str] = []
     warnings: list[str] = []
 
-    def pixels(file: IO[bytes]) -> tuple[Picture, Image.Image]:
+    def pixels(file: IO[bytes]) -> tuple[Picture, tuple[Image.Image, NDArray[np.uint8] | None]]:
         notes.clear()
         warnings.clear()
         picture, image = open_undecoded(file, max_pixels=max_pixels, bytes_per_pixel=_BYTES_PER_PIXEL)
-        return picture, _upright(file, picture, image, notes, warnings)
+        levels = None if _BEARING & image.info.keys() else plain_levels(file)
+        if levels is None:
+            return picture, (_upright(file, picture, image, notes, warnings), None)
+        return picture, as_image(levels)
 
-    picture, rgba = leniently(data, pixels)
+    picture, (rgba, levels) = leniently(data, pixels)
     if picture.problem is not None:
         notes.append("broken metadata left out")
         warnings.append(picture.problem)
-    return rgba, picture, notes, warnings
+    return Read(rgba, picture, tuple(notes), tuple(warnings), levels)
+
+
+def as_image(levels: NDArray[np.uint8]) -> tuple[Image.Image, NDArray[np.uint8]]:
+    """A picture in the memory of RGB or RGBA levels, RGBA."""
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    if levels.shape[2] == 3:
+        levels = np.asarray(cv2.cvtColor(levels, cv2.COLOR_RGB2RGBA), np.uint8)
+    size = levels.shape[1], levels.shape[0]
+    return Image.frombuffer("RGBA", size, levels, "raw", "RGBA", 0, 1), levels
 
 
 def _upright(

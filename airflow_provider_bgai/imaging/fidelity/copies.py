@@ -377,10 +377,8 @@ class _Close:
 
 def _in_light(own: Array, seen: Array) -> Array:
     """The product's colours as much lighter or darker as those that are seen, by a quarter at most."""
-    import numpy as np
-
-    gain = float(np.clip(seen[:, 0].mean() / max(float(own[:, 0].mean()), 1.0), 0.75, 1.25))
-    return own * gain
+    gain = float(seen[:, 0].mean()) / max(float(own[:, 0].mean()), 1.0)
+    return own * min(max(gain, 0.75), 1.25)
 
 
 def _outline(pose: Pose, box: Box, frame: tuple[int, int]) -> Outline:
