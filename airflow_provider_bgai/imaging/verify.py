@@ -150,7 +150,7 @@ def check_painted(image: Image.Image | Levels, source: Image.Image | Levels | No
     if shown < 0.001:
         raise WrongPictureError("blank", "blank: all of it is transparent")
     seen = cv2.copyTo(pixels, visible)
-    colour = [int(level) for level in np.median(seen[::2, ::2].reshape(-1, 4), axis=0)]
+    colour = [int(np.median(band[::2, ::2])) for band in cv2.split(seen)]
     if _share(_like(seen, np.full_like(seen, colour), bands=4)) > 0.999:
         raise WrongPictureError("blank", f"blank: all of it is of one colour, {_hexadecimal(colour)}")
     if source is None:

@@ -129,7 +129,9 @@ def _same_pixels(product: Product, picture: Levels) -> bool:
     own = cv2.cvtColor(product.pixels, cv2.COLOR_RGBA2RGB)
     if cv2.norm(own, picture, cv2.NORM_INF, opaque) > 0:
         return False
-    return bool((picture != picture[0, 0]).any())  # a blank result may have a black product's colour, and not show it
+    first = tuple(int(level) for level in picture[0, 0])
+    # A blank result may have a black product's colour, and not show it.
+    return cv2.countNonZero(cv2.inRange(picture, first, first)) < picture.shape[0] * picture.shape[1]
 
 
 def has_no_alpha(picture: Image.Image | Levels) -> bool:

@@ -126,8 +126,9 @@ def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
         return
     colours, shares = colour_groups(lab(template[..., :3])[alpha > 200], COLOURS)
     lightly = np.array([0.5, 1, 1], np.float32)
-    apart = np.stack([difference(scene * lightly, colour * lightly) for colour in colours])
-    alike = apart < SHADE
+    own, others = colours * lightly, scene * lightly
+    apart = (own**2).sum(-1)[:, None, None] + (others**2).sum(-1) - 2 * np.moveaxis(others @ own.T, -1, 0)
+    alike = apart < SHADE**2
     left, top = (max(0, math.floor(edge * ratio) - 1) for edge in box[:2])
     right, bottom = math.ceil(box[2] * ratio) + 1, math.ceil(box[3] * ratio) + 1
     place = max(1, right - left), max(1, bottom - top)
@@ -151,8 +152,9 @@ def _candidates(product: _Small, picture: Levels, box: Box) -> Iterator[Pose]:
         sums = [cv2.boxFilter(one, -1, window, normalize=False, borderType=cv2.BORDER_CONSTANT) for one in ones]
         seen = cv2.boxFilter(visible, -1, window, normalize=True, borderType=cv2.BORDER_CONSTANT)
         likely = np.zeros(visible.shape, np.float32)
+        whole = np.float32(1) / (np.float32(area) * np.maximum(seen, np.float32(SEEN)))
         for total, share in zip(sums, shares, strict=True):
-            likely += np.minimum(total / (area * np.maximum(seen, SEEN)), share)
+            likely += np.minimum(total * whole, share)
         if likely.max() < LIKELY:
             continue
         small = np.asarray(cv2.resize(product.twice, window, interpolation=cv2.INTER_AREA), np.uint8)

@@ -61,6 +61,9 @@ def rim_of(view: Surroundings) -> Rim | None:
     outside, alpha, within = view.sampled(points, normals, [BAND, BAND + 0.8])
     usable = np.asarray((alpha < 20).all(1) & within.all(1) & opaque.any(1))
     apart = difference(outside[:, :, None], own[:, None])
-    step, nearest = (apart[..., :depths].min(2).mean(1) for depths in (len(DEPTHS), OUTERMOST))
+    step, nearest = (
+        np.minimum.reduce([apart[..., depth] for depth in range(depths)]).mean(1)  # numpy is slow along so few
+        for depths in (len(DEPTHS), OUTERMOST)
+    )
     numbers = np.repeat(np.arange(len(lines)), [len(each) for each in lines])
     return Rim(points, numbers, normals, own, step, nearest, usable)
