@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# px; beyond, the copy of the file without its metadata would weigh too much.
-_MOST = 16_000_000
+# px; of more, the copy of the file without its metadata would weigh too much.
+_MOST = 8_000_000
 _CHANNELS = {2: 3, 6: 4}  # by PNG's colour type
 
 
