@@ -12,9 +12,9 @@ plain that it has no pattern to be known by.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.fidelity.colour import colour_groups
 from airflow_provider_bgai.imaging.fidelity.surroundings import Outline, difference, lab, reduced, shrunk
@@ -280,44 +280,47 @@ class _Close:
             )
         return self.levels[factor]
 
-    def seen(self, pose: Pose, places: Array) -> tuple[Array, NDArray[np.bool_]]:
-        """L*, a*, b* of the result where the pose lays these px of the small product, and which can be seen there."""
+    def seen(self, poses: Sequence[Pose], places: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """L*, a*, b* of the result where each pose lays these px of the small product, and which can be seen there.
+
+        :param poses: much the same ones, mirrored or not: asked for all at once, because so few px take no time.
+        """
         import cv2
         import numpy as np
 
-        step = pose.scale * self.unit / CLOSE
-        factor = 1 << max(0, round(math.log2(max(step, 1))))
-        level = self._level(factor)
-        cos, sin = math.cos(pose.turn) * step / factor, math.sin(pose.turn) * step / factor
+        steps = np.array([each.scale for each in poses], np.float32) * np.float32(self.unit / CLOSE)
+        factor = 1 << max(0, round(math.log2(max(float(steps.mean()), 1))))
+        turns = np.array([each.turn for each in poses], np.float32)
+        cos, sin = ((each(turns) * steps / factor)[:, None] for each in (np.cos, np.sin))
         x, y = (places[:, axis] + np.float32(0.5 - self.product.middle[axis]) for axis in (0, 1))
-        if pose.mirrored:
+        if poses[0].mirrored:
             x = -x
-        across = np.float32(pose.x / factor + 0.5) + np.float32(cos) * x - np.float32(sin) * y
-        down = np.float32(pose.y / factor + 0.5) + np.float32(sin) * x + np.float32(cos) * y
-        found = np.asarray(
-            cv2.remap(level, across[None], down[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        )[0]
-        return found[:, :3], found[:, 3] > 0.99
+        middle_x, middle_y = (
+            np.array([getattr(each, axis) / factor + 0.5 for each in poses], np.float32)[:, None] for axis in "xy"
+        )
+        across, down = middle_x + cos * x - sin * y, middle_y + sin * x + cos * y
+        level = self._level(factor)
+        found = np.asarray(cv2.remap(level, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        return found[..., :3], found[..., 3] > 0.99
 
-    def unlikeness(self, pose: Pose) -> float:
+    def unlikeness(self, poses: Sequence[Pose]) -> list[float]:
         """CIELAB, on average and at most 25 a px, of what can be seen; 25 where that is less than two fifths."""
         import numpy as np
 
-        colours, visible = self.seen(pose, self.product.places[self.some])
+        colours, visible = self.seen(poses, self.product.places[self.some])
         own = self.product.colours[self.some]
-        count, whole = int(np.count_nonzero(visible)), len(own)
-        if count < 0.4 * whole:
-            return 25.0
-        if count < whole:
-            colours, own = colours[visible], own[visible]
-        apart = difference(colours, _in_light(own, colours))
-        return float(np.minimum(apart, 25).mean()) + 2 * (1 - count / whole)
+        count, whole = visible.sum(1), len(own)
+        counted = np.maximum(count, 1)
+        gain = _lighter(visible @ own[:, 0] / counted, (colours[..., 0] * visible).sum(1) / counted)
+        apart = np.minimum(difference(colours, own * gain[:, None, None].astype(np.float32)), 25)
+        mean = (apart * visible).sum(1) / counted + 2 * (1 - count / whole)
+        return [float(each) for each in np.where(count < 0.4 * whole, 25.0, mean)]
 
     def fitted(self, pose: Pose) -> Pose:
         """The best pose near one, by trying for as long as there is hope."""
         starts = [replace(pose, scale=pose.scale * factor) for factor in (0.92, 1, 1.08)]
         starts += [replace(pose, turn=turn) for turn in (-0.12, 0.12)]
-        ranked = sorted(((self.unlikeness(each), each) for each in starts), key=lambda each: each[0])[:2]
+        ranked = sorted(zip(self.unlikeness(starts), starts, strict=True), key=lambda each: each[0])[:2]
         if ranked[0][0] > HOPELESS[0]:
             return ranked[0][1]
         return min((self._climbed(*each) for each in ranked), key=lambda each: each[0])[1]
@@ -334,7 +337,7 @@ class _Close:
                     *(replace(pose, scale=pose.scale * each) for each in (1 - 1.5 * step, 1 + 1.5 * step)),
                     *(replace(pose, turn=pose.turn + each) for each in (-step, step)),
                 ]
-                best, better = min(((self.unlikeness(each), each) for each in tries), key=lambda each: each[0])
+                best, better = min(zip(self.unlikeness(tries), tries, strict=True), key=lambda each: each[0])
                 if best >= worst - 0.01:
                     break
                 worst, pose = best, better
@@ -344,11 +347,11 @@ class _Close:
         """Whether it is the product that is there: its colours, its pattern as clear as it is, its outline."""
         import numpy as np
 
-        colours, visible = self.seen(pose, self.product.places)
+        (colours,), (visible,) = self.seen([pose], self.product.places)
         if np.count_nonzero(visible) < SEEN * len(visible):
             return False
         own, other = self.product.colours[visible], colours[visible]
-        like = float((difference(other, _in_light(own, other)) < 10).mean())
+        like = float((difference(other, own * _lighter(own[:, 0].mean(), other[:, 0].mean())) < 10).mean())
         centred, seen = own - own.mean(0), other - other.mean(0)
         cross, power = float((centred * seen).sum()), float((centred**2).sum())
         correlation = cross / math.sqrt(max(power * float((seen**2).sum()), 1e-6))
@@ -372,15 +375,16 @@ class _Close:
         soft = cv2.GaussianBlur(alpha, (0, 0), 1.2)
         along, down = (cv2.Sobel(soft, cv2.CV_32F, *order)[y, x] for order in ((1, 0), (0, 1)))
         normals = -np.stack([along, down], 1) / np.maximum(np.hypot(along, down), 1e-3)[:, None]
-        sides = [self.seen(pose, (line + distance * normals).astype(np.float32)) for distance in (-1.5, 2.5)]
+        sides = [self.seen([pose], (line + distance * normals).astype(np.float32)) for distance in (-1.5, 2.5)]
         both = sides[0][1] & sides[1][1]
         return float((difference(sides[0][0], sides[1][0])[both] > 8).mean()) if both.any() else 0.0
 
 
-def _in_light(own: Array, seen: Array) -> Array:
-    """The product's colours as much lighter or darker as those that are seen, by a quarter at most."""
-    gain = float(seen[:, 0].mean()) / max(float(own[:, 0].mean()), 1.0)
-    return own * min(max(gain, 0.75), 1.25)
+def _lighter(own: Any, seen: Any) -> Any:
+    """By what the product's lightness is to be multiplied for that which is seen: a quarter more or less at most."""
+    import numpy as np
+
+    return np.clip(seen / np.maximum(own, 1.0), 0.75, 1.25)
 
 
 def _outline(pose: Pose, box: Box, frame: tuple[int, int]) -> Outline:
