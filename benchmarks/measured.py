@@ -253,7 +253,7 @@ def table(measures: Iterable[Measure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-WIDE, BAR, LEFT, CURVE = 900, 22, 330, 180
+WIDE, BAR, LEFT, CURVE = 900, 22, 370, 180
 
 
 def plot(measures: Iterable[Measure]) -> str:
