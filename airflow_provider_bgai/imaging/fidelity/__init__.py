@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, misfit, polished, refined
+from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, found_by_trying, is_plain, misfit, polished, refined
 from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
 from airflow_provider_bgai.imaging.fidelity.outside import judged_outside
 from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
@@ -95,8 +95,11 @@ def _inside(
     near = [refined(product, picture, each, longest) for each in rough[:5]]
     best = min(near, key=misfit)
     # Before grain, hair-thin strokes fit anywhere: there the search, which looks for them alone, knows better.
-    for start in [near[0], best] if product.thin and near[0] is not best else [best]:
-        fit = polished(product, picture, start)
+    ways = [(polished, start) for start in ([near[0], best] if product.thin and near[0] is not best else [best])]
+    if is_plain(best):
+        ways.append((found_by_trying, best))
+    for bettered, start in ways:
+        fit = bettered(product, picture, start)
         verdict = _closely_judged(product, picture, fit, thresholds)
         if verdict.faithful:
             return verdict

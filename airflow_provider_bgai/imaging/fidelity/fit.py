@@ -144,9 +144,11 @@ def _light(own: Levels, seen: Levels, weight: Array, common: float) -> Light:
     # As much is believed in the light of all channels as a few hundred samples tell.
     known = np.float32(300 * 100.0**2) * float(weight.mean())
     more = (weighted * (after - (1 + common) * before)).sum(1) / ((weighted * before).sum(1) + known)
-    # What was white and is white does not say how much lighter it got, but that it got no darker.
-    white = (clipped & (before >= CLIPPED)).mean(1) > STILL_WHITE
-    gains = np.where(white, np.maximum(1 + common + more, 1), 1 + common + more)
+    # What was white and is white does not say how much lighter it got, but that it got no darker than it is seen.
+    was_white = before >= CLIPPED
+    white = (clipped & was_white).mean(1) > STILL_WHITE
+    seen_white = (weight * was_white * after).sum(1) / np.maximum((weight * was_white * before).sum(1), 1e-6)
+    gains = np.where(white, np.maximum(1 + common + more, np.minimum(seen_white, 1)), 1 + common + more)
     middle = (float(gains.max()) + float(gains.min())) / 2
     red, green, blue = (min(max(float(gain), middle * (1 - TINT)), middle * (1 + TINT)) - 1 for gain in gains)
     return red, green, blue
@@ -213,7 +215,7 @@ def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE)
         else:
             break
         best = trial
-    return _settled(product, picture, best, longest) if best.grid.steep < LITTLE and longest <= 2 * COARSE else best
+    return _settled(product, picture, best, longest) if is_plain(best) and longest <= 2 * COARSE else best
 
 
 def _settled(product: Product, picture: Levels, best: Fit, longest: int) -> Fit:
@@ -246,6 +248,11 @@ def _moved(product: Product, fit: Fit, *, share: float = 1.0, most: float = math
     )
 
 
+def is_plain(fit: Fit) -> bool:
+    """Whether there is so little inside the product that its outline has to tell where it is."""
+    return fit.grid.steep < LITTLE
+
+
 def polished(product: Product, picture: Levels, fit: Fit) -> Fit:
     """A placement fitted at growing sizes, and set to whole pixels where those serve as well."""
     for longest in (2 * COARSE, 4 * COARSE, FINE):
@@ -254,6 +261,20 @@ def polished(product: Product, picture: Levels, fit: Fit) -> Fit:
         trial = fitted(product, picture, simple, FINE)
         if misfit(trial) <= 1.1 * misfit(fit) + 0.02:
             return trial
+    return fit
+
+
+def found_by_trying(product: Product, picture: Levels, fit: Fit) -> Fit:
+    """The same for a plain product: places nearby are tried as soon as lines in it are seen, which may be all there is.
+
+    From the placement as it is, and from the same in whole pixels or with one scale.
+    """
+    for longest in (2 * COARSE, 4 * COARSE, FINE):
+        fit = refined(product, picture, fitted(product, picture, fit.placement, longest), longest)
+        if longest > 2 * COARSE:
+            fit = _settled(product, picture, fit, longest)
+            simpler = [fitted(product, picture, each, longest) for each in _simpler(product, fit.placement)]
+            fit = min([fit, *(_settled(product, picture, each, longest) for each in simpler)], key=misfit)
     return fit
 
 

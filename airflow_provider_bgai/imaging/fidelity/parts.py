@@ -32,6 +32,7 @@ BY_CHANCE = 1.2  # the score of a zone of which nothing is known, so that of 1,0
 CLEAR = 40.0  # CIELAB of contrast: more counts no more
 SHARP, SOFT = 0.21, 0.17  # slope a px, as a share of the contrast: below it an edge is softer, and is not a part's
 MARGIN = 2  # px: what comes so near to the view's end goes on there
+CUT = 3.0  # times the length at which a zone touches the product: what the picture's frame cuts wider goes on there
 FLAT, EVENER = 1.45, 0.65  # CIELAB, standard deviation: a wall or the inside of a shadow; a share of the product's
 VISIBLE = 2.0  # CIELAB
 GRAIN = 4.0  # squared CIELAB of change that says nothing
@@ -71,6 +72,7 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
     round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     corner = np.array(view.alpha.shape[::-1]) - 1
     last = corner + 1 - MARGIN
+    frame = view.within & (cv2.erode(view.within.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
     ahead = [np.clip((rim.points + step * rim.normals).round().astype(int), 0, corner) for step in (5.0, 4.0, 3.0)]
     for even in EVEN:
         zones = cv2.morphologyEx((free & (view.slope < even)).astype(np.uint8), cv2.MORPH_OPEN, round_)
@@ -82,9 +84,10 @@ def _zones(view: Surroundings, rim: Rim) -> Iterator[Zone]:
         first[~rim.usable] = 0
         touched = np.bincount(first[alike])
         touched[0] = 0
+        cut = np.bincount(labels[frame], minlength=len(touched))
         for label in np.flatnonzero(touched >= least):
             touching = np.flatnonzero(first == label)
-            if not _begins(rim, touching):
+            if cut[label] > CUT * len(touching) or not _begins(rim, touching):
                 continue
             part = (labels == label).astype(np.uint8)
             left, top, width, height = cv2.boundingRect(part)

@@ -135,6 +135,20 @@ def test_a_warmer_or_cooler_light_is_allowed(name, gains):
     assert verdict.faithful, verdict.reasons
 
 
+@pytest.mark.parametrize("green", [0.98, 0.97])
+def test_light_that_makes_white_a_little_darker_in_one_channel_is_allowed(green):
+    source = Image.new("RGBA", (400, 300))
+    draw = ImageDraw.Draw(source)
+    draw.rectangle((30, 30, 370, 270), (255, 255, 255, 255))
+    draw.ellipse((150, 100, 250, 200), (215, 120, 0, 255))
+    gains = (1.02, green, 1.026)
+    levels = np.asarray(scene(source)) * np.array(gains) + 0.5
+    verdict = compare(source, Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)))
+    assert verdict.faithful, verdict.reasons
+    assert verdict.delta_e is not None
+    assert verdict.delta_e < 2
+
+
 @pytest.mark.parametrize("radius", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["paper-bag", "city-bicycle", "violin-pair"])
 def test_a_rim_feathered_anew_is_allowed(name, radius):

@@ -208,6 +208,19 @@ def test_a_board_behind_it_that_goes_on_out_of_sight_is_no_part_of_it(side):
     assert verdict.faithful, verdict.reasons
 
 
+def test_a_disc_of_light_that_the_frame_cuts_is_no_part_of_it():
+    source = on_canvas("paper-bag", 60)
+    top = box_of(source)[1]
+    middle = int(np.flatnonzero(np.asarray(source.getchannel("A"))[top + 4] > 250).mean())
+    for radius, faithful in ((25, False), (60, True)):
+        disc = Image.new("RGBA", source.size)
+        down = top + 6 - radius  # it touches the product, and is behind it by a few px
+        reach = (middle - radius, down - radius, middle + radius, down + radius)
+        ImageDraw.Draw(disc).ellipse(reach, fill=source.getpixel((middle, top + 6)))
+        verdict = compare(source, jpeg(before(source, disc), 92))
+        assert verdict.faithful is faithful, verdict.reasons
+
+
 def test_a_disc_of_light_out_of_focus_is_no_part_of_it():
     source = on_canvas("paper-bag", 300)
     row = source.height // 2

@@ -82,3 +82,9 @@ def test_the_links_of_a_chain_are_no_copies_of_it():
     verdict = compare(source, result)
     assert verdict.faithful, verdict.reasons
     assert verdict.copies == 0
+
+
+def test_a_line_drawing_that_its_white_inside_misled_is_found_by_its_lines():
+    _, source, result = cases.make("line art", 18, cases.pictures(None), 909)
+    verdict = compare(source, result)
+    assert verdict.faithful, verdict.reasons
