@@ -24,13 +24,14 @@ Outline = tuple[tuple[int, int], ...]
 
 SIZE, ENLARGED = 240, 1.5  # px, longer side of the product in the view, for which it is enlarged so many times at most
 AROUND = 0.4  # of it: what is seen on each side
+PAST = 8  # px of the view beyond the result's frame, where it is nearer
 FEWEST = 24  # px of the product in the result, below which nothing is looked for around it
 ALIKE = 7.0  # CIELAB: up to which a colour counts as the same
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A view of the result: the product, and on each side ``AROUND`` of its size."""
+    """A view of the result: the product, and on each side ``AROUND`` of its size, or what the frame leaves of that."""
 
     rgb: Levels
     alpha: Levels  # the cut-out's, where it lies
@@ -146,10 +147,17 @@ def looked_around(product: Product, picture: Levels, placement: Placement) -> Su
         return None
     scale = min(ENLARGED, SIZE / longest)
     width, height = max(4, round((right - left) * scale)), max(4, round((bottom - top) * scale))
-    margin = math.ceil(AROUND * max(width, height))
     step = (right - left) / width, (bottom - top) / height
-    corner = left - margin * step[0], top - margin * step[1]
-    size = width + 2 * margin, height + 2 * margin
+    to_frame = (
+        left / step[0],
+        (picture.shape[1] - right) / step[0],
+        top / step[1],
+        (picture.shape[0] - bottom) / step[1],
+    )
+    most = math.ceil(AROUND * max(width, height))
+    before_x, after_x, before_y, after_y = (min(most, max(0, math.ceil(each) + PAST)) for each in to_frame)
+    corner = left - before_x * step[0], top - before_y * step[1]
+    size = before_x + width + after_x, before_y + height + after_y
     inside = [
         (places >= 0) & (places <= side)
         for places, side in (
@@ -159,7 +167,7 @@ def looked_around(product: Product, picture: Levels, placement: Placement) -> Su
     own = cv2.resize(product.alpha, (width, height), interpolation=cv2.INTER_AREA)
     return Surroundings(
         rgb=_window(picture, corner, step, size),
-        alpha=np.pad(own, margin),
+        alpha=np.pad(own, ((before_y, after_y), (before_x, after_x))),
         within=inside[1][:, None] & inside[0][None],
         size=max(width, height),
         corner=corner,
