@@ -119,29 +119,36 @@ class ShardTask:
     def keep(self, progress: Progress) -> None:
         """Keep what has landed for the next pass, which reads nothing of it any more."""
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import NDJSON, dump_lines
 
-        storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
         if landed := [it for found in progress.landed.values() for it in found]:
-            body = dump_lines(landed)
-            storage.insist(lambda: storage.put(uri, body, content_type=NDJSON), "what has landed of the shard")
+            self._insist_on(run_of(self.uri).landed_of(self.uri), landed, "what has landed of the shard")
 
     def landed(self) -> dict[int, list[Result]]:
         """What :meth:`keep` kept, by the places of the pictures."""
         from airflow_provider_bgai.catalogue.results import Result
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import parse_lines
+        from airflow_provider_bgai.lines import stream_lines
 
         storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
+        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
+
+        def read() -> dict[int, list[Result]]:
+            found: dict[int, list[Result]] = {}
+            for result in stream_lines(storage, uri, Result):
+                found.setdefault(place_of[result.sku], []).append(result)
+            return found
+
         try:
-            lines = storage.insist(lambda: storage.read(uri), "what has landed of the shard").splitlines()
+            return storage.insist(read, "what has landed of the shard")
         except FileNotFoundError:
             return {}
-        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
-        found: dict[int, list[Result]] = {}
-        for result in parse_lines(Result, lines, uri):
-            found.setdefault(place_of[result.sku], []).append(result)
-        return found
+
+    def _insist_on(self, uri: str, results: Sequence[Result], what: str) -> None:
+        """Write results; line by line, because all of a large shard at once are as large again as the rest of it."""
+        from airflow_provider_bgai.lines import write_lines
+
+        storage = self.ledger.storage
+        storage.insist(lambda: write_lines(storage, uri, (it.model_dump_json() for it in results)), what)
 
     def write(self, progress: Progress, ended: Sequence[Call], *, resumed: bool) -> dict[str, Any]:
         """Write the results; report them, and what this shard's calls cost so far, those of its earlier tries included.
@@ -155,15 +162,14 @@ class ShardTask:
         from airflow_provider_bgai.catalogue.results import counted
         from airflow_provider_bgai.catalogue.shard import give_up
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import NDJSON, dump_lines
 
         ledger = self.ledger
         results = give_up(self.wanted, progress, self.plan.run)
         preferred = self.plan.vendor.partition("/")[0]
         for vendor, number in Counter(it.vendor or preferred for it in results if it.outcome == "refused").items():
             count("refused", number, vendor)
-        uri, body = run_of(self.uri).results_of(self.uri), dump_lines(results)
-        ledger.storage.insist(lambda: ledger.storage.put(uri, body, content_type=NDJSON), "the shard's results")
+        uri = run_of(self.uri).results_of(self.uri)
+        self._insist_on(uri, results, "the shard's results")
         booked = read_books(ledger, since=self.plan.created_at) if resumed else ()
         seen = chain(progress.perhaps, booked, ended)
         calls = {call.call_id: call for call in seen if call.owner == self.owner}
