@@ -289,18 +289,21 @@ class _Close:
         import numpy as np
 
         steps = np.array([each.scale for each in poses], np.float32) * np.float32(self.unit / CLOSE)
-        factor = 1 << max(0, round(math.log2(max(float(steps.mean()), 1))))
+        factors = np.array([1 << max(0, round(math.log2(max(float(step), 1)))) for step in steps], np.float32)
         turns = np.array([each.turn for each in poses], np.float32)
-        cos, sin = ((each(turns) * steps / factor)[:, None] for each in (np.cos, np.sin))
+        cos, sin = ((each(turns) * steps / factors)[:, None] for each in (np.cos, np.sin))
         x, y = (places[:, axis] + np.float32(0.5 - self.product.middle[axis]) for axis in (0, 1))
         if poses[0].mirrored:
             x = -x
         middle_x, middle_y = (
-            np.array([getattr(each, axis) / factor + 0.5 for each in poses], np.float32)[:, None] for axis in "xy"
+            (np.array([getattr(each, axis) for each in poses], np.float32) / factors + np.float32(0.5))[:, None]
+            for axis in "xy"
         )
         across, down = middle_x + cos * x - sin * y, middle_y + sin * x + cos * y
-        level = self._level(factor)
-        found = np.asarray(cv2.remap(level, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        found = np.empty((len(poses), len(places), 4), np.float32)
+        for factor in set(factors.tolist()):
+            mine, level = factors == factor, self._level(int(factor))
+            found[mine] = cv2.remap(level, across[mine], down[mine], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return found[..., :3], found[..., 3] > 0.99
 
     def unlikeness(self, poses: Sequence[Pose]) -> list[float]:
