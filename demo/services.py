@@ -425,7 +425,7 @@ def airflow_settings(home: Path, dags: Path, path: str) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
-        # A worker that overlooks the end of its process sees it at the next heartbeat, and Airflow up to 3.4 fails a
+        # A worker that overlooks the end of its process sees it at the next heartbeat, and Airflow (3.3.2) fails a
         # deferred task that has gone on by then (https://github.com/apache/airflow/issues/72716).
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",  # at its start a busy machine takes longer than 5 s to answer

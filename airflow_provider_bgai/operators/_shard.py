@@ -127,21 +127,18 @@ class ShardTask:
         """What :meth:`keep` kept, by the places of the pictures."""
         from airflow_provider_bgai.catalogue.results import Result
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import stream_lines
+        from airflow_provider_bgai.lines import parse_lines
 
         storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
-        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
-
-        def read() -> dict[int, list[Result]]:
-            found: dict[int, list[Result]] = {}
-            for result in stream_lines(storage, uri, Result):
-                found.setdefault(place_of[result.sku], []).append(result)
-            return found
-
         try:
-            return storage.insist(read, "what has landed of the shard")
+            lines = storage.insist(lambda: storage.read(uri), "what has landed of the shard").splitlines()
         except FileNotFoundError:
             return {}
+        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
+        found: dict[int, list[Result]] = {}
+        for result in parse_lines(Result, lines, uri):
+            found.setdefault(place_of[result.sku], []).append(result)
+        return found
 
     def _insist_on(self, uri: str, results: Sequence[Result], what: str) -> None:
         """Write results; line by line, because all of a large shard at once are as large again as the rest of it."""
