@@ -357,8 +357,9 @@ def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """What S3 and the way to it raise, and others, to be caught together."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError  # where a file breaks off each time it is read
 
-    return (*others, Boto3Error, BotoCoreError, ClientError)
+    return (*others, Boto3Error, BotoCoreError, ClientError, RetriesExceededError)
 
 
 def _check_arguments(client: Any, extra_args: Mapping[str, Any]) -> None:

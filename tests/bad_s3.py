@@ -20,6 +20,7 @@ fault                what happens to a request that it strikes
 ``etag_changes``     each answer has an ETag never seen before; only those of GET and HEAD hold in If-Match
 ``slow``             forwarded ``by`` seconds late
 ``clock``            answered with a Date ``by`` seconds off
+``broken_off``       half of what is read comes, then the connection is cut
 ``down``             the connection is cut, and nothing forwarded
 ===================  ======================================================================================
 """
@@ -67,7 +68,7 @@ REFUSALS = {
     "if_match_never": (412, "PreconditionFailed"),
 }
 FINAL = {*REFUSALS, "lost_answer", "stored_500", "down"}  # at most one of these strikes a request
-NAMES = {*FINAL, "no_conditions", "etag_changes", "slow", "clock"}
+NAMES = {*FINAL, "no_conditions", "etag_changes", "slow", "clock", "broken_off"}
 CONDITIONS = ("If-Match", "If-None-Match")
 # These strike only writes that carry one of the conditions.
 NEEDS = {"no_conditions": CONDITIONS, "conditions_501": CONDITIONS, "409": CONDITIONS, "if_match_never": ("If-Match",)}
@@ -112,6 +113,7 @@ class Answer:
     status: int
     headers: HTTPHeaderDict
     body: bytes
+    broken_off: bool = False
 
 
 @dataclass
@@ -260,6 +262,7 @@ class BadS3:
             return _refusal("500")
         if "etag_changes" in faults:
             self._change_etags(request, answer)
+        answer.broken_off = "broken_off" in faults and not request.writes
         return answer
 
     def _forward(self, request: Request) -> Answer:
@@ -352,7 +355,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(answer.body[: len(answer.body) // 2] if answer.broken_off else answer.body)
+        self.close_connection |= answer.broken_off
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 

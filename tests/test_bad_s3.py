@@ -11,7 +11,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from airflow_provider_bgai.storage import Storage
+from airflow_provider_bgai.storage import Storage, store_errors
 
 ODD = "ö & +~='(1)/a b?#%20.png"
 
@@ -213,6 +213,28 @@ def test_answers_come_late_and_with_another_clock(bad, through, uri):
     with pytest.raises(FileNotFoundError):
         through.read(uri)
     assert through.now() == pytest.approx(time.time() - 3600, abs=5)
+
+
+READS = {
+    "read": lambda storage, uri: storage.read(uri),
+    "load": lambda storage, uri: storage.load(uri),
+    "download": lambda storage, uri: storage.download(uri, io.BytesIO()),
+    "list": lambda storage, uri: list(storage.list_uris(uri)),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_breaks_off_is_read_again_and_where_it_always_does_it_is_an_error_of_the_store(
+    bad, through, uri, read, monkeypatch
+):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    through.put(uri, b"1" * 10_000)
+    whole = READS[read](through, uri)
+    bad.fault("broken_off", times=1)
+    assert READS[read](through, uri) == whole
+    bad.fault("broken_off")
+    with pytest.raises(store_errors()):
+        READS[read](through, uri)
 
 
 # Which requests

@@ -127,16 +127,16 @@ class ShardTask:
         """What :meth:`keep` kept, by the places of the pictures."""
         from airflow_provider_bgai.catalogue.results import Result
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import parse_lines
+        from airflow_provider_bgai.lines import stream_lines
 
         storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
         try:
-            lines = storage.insist(lambda: storage.read(uri), "what has landed of the shard").splitlines()
+            kept = storage.insist(lambda: list(stream_lines(storage, uri, Result)), "what has landed of the shard")
         except FileNotFoundError:
             return {}
         place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
         found: dict[int, list[Result]] = {}
-        for result in parse_lines(Result, lines, uri):
+        for result in kept:
             found.setdefault(place_of[result.sku], []).append(result)
         return found
 
