@@ -22,6 +22,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 # A headless Chromium with the libraries it needs, made for bare containers: Linux on x86-64.
 PACKAGE = "@sparticuz/chromium@147.0.0"
 FETCHED = Path(sys.prefix) / "chromium"
+PATIENCE = 60_000
+"""Milliseconds that an expectation waits, instead of five seconds. The bound only ends a hopeless wait."""
 UNPACK = """
 const fs = require("fs");
 const [from, to] = process.argv.slice(1);
@@ -41,8 +43,9 @@ def find_chromium() -> str | None:
 @contextmanager
 def open_chromium() -> Iterator[Browser]:
     """:raises RuntimeError: if there is none, with what to do."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     path = find_chromium()
     if path is None:
         raise RuntimeError(
