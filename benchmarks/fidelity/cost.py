@@ -2,7 +2,9 @@
 
 Honest results of one megapixel, PNG and JPEG apart, go the way they go in a night: the source is prepared, the result
 is inspected (source and result read, thumbnails, verified, compared) and labelled. Beside it each step alone. Processor
-time is read, so that other work on the machine weighs little.
+time is read, so that other work on the machine weighs little; and because one machine is twice as fast as another, the
+limit is a share of what a short script takes that only reads source and result with Pillow, has numpy say how far they
+are apart on average, and makes a thumbnail of each.
 
     python -m benchmarks.fidelity.cost [--images DIR] [--seed SEED]
 """
@@ -36,8 +38,12 @@ from benchmarks.fidelity.scenes import cut_out, encoded, moved, painted, relit, 
 
 PRODUCTS = 12
 MEGAPIXEL = 1_000_000
-LIMITS = {"PNG": 60, "JPEG": 80}
-"""Median ms of processor time for the whole way of a result of one megapixel."""
+KINDS: dict[str, dict[str, int]] = {"PNG": {"compress_level": 3}, "JPEG": {"quality": 92}}
+"""What results are, and how they are encoded."""
+WHOLE, SCRIPT = "the whole way", "a short script"
+MOST = 1.0
+"""Of what the script takes, in the median. At dcb2003 it was 1.7, and of its 105 ms (PNG) and 150 (JPEG) on another
+machine 60 and 80 were wanted: 0.99 and 0.92."""
 LABEL = Label(vendor="sandbox", created=0, id="1")
 
 Costs = dict[str, dict[str, float]]
@@ -63,15 +69,15 @@ def results(paths: list[Path], seed: int) -> Iterator[tuple[Image.Image, Image.I
 
 def cost(paths: list[Path], seed: int) -> Costs:
     """Median ms of each step, and of the whole way, by kind of result."""
-    seconds: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in LIMITS}
+    seconds: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in KINDS}
     for number, (source, result) in enumerate(results(paths, seed)):
         for kind, measured in seconds.items():
             # Bytes behind the end make it a source that nobody has read a moment ago.
             photo = _file(source, "PNG") + f"{number} {kind}".encode()
-            file = _file(result, kind, **({"compress_level": 3} if kind == "PNG" else {"quality": 92}))
+            file = _file(result, kind, **KINDS[kind])
             whole, compared = _timed(_whole_way, photo, file)
             if compared:
-                measured["the whole way"].append(whole)
+                measured[WHOLE].append(whole)
                 for step, spent in _steps(photo, file):
                     measured[step].append(spent)
     return {
@@ -96,6 +102,7 @@ def _steps(photo: bytes, file: bytes) -> Iterator[tuple[str, float]]:
         thumbnail(small)
         check_painted(small, small_cutout)
 
+    yield SCRIPT, _timed(_script, photo, file)[0]
     yield "prepare the source", _timed(prepare, photo + b"again", SourceLimits())[0]
     spent, source = _timed(read_source, photo)
     cutout = source.pixels
@@ -111,6 +118,17 @@ def _steps(photo: bytes, file: bytes) -> Iterator[tuple[str, float]]:
     hint = tuple(round(each * scale) for each in (left, top, right - left, bottom - top))
     yield "compare", _timed(compare, cutout, shown, hint=hint)[0]
     yield "label", _timed(write_label, file, LABEL)[0]
+
+
+def _script(photo: bytes, file: bytes) -> float:
+    source, result = (Image.open(io.BytesIO(each)) for each in (photo, file))
+    own = np.asarray(source.convert("RGBA"))
+    seen = np.asarray(result.convert("RGB").resize(source.size))
+    apart = (own[..., :3].astype(float) - seen.astype(float)) ** 2
+    for each in (source, result):
+        each.thumbnail((320, 320))
+        each.save(io.BytesIO(), "WEBP")
+    return float(apart[own[..., 3] == 255].mean())
 
 
 def _timed(work: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, Any]:
@@ -130,14 +148,15 @@ def table(costs: Costs) -> Iterator[str]:
     """Lines for people."""
     yield f"{'median ms a megapixel':28}" + "".join(f"{kind:>8}" for kind in costs)
     steps = dict.fromkeys(step for measured in costs.values() for step in measured)
-    for step in sorted(steps, key=lambda step: step == "the whole way"):
+    for step in sorted(steps, key=(SCRIPT, WHOLE).count):
         yield f"{step:28}" + "".join(f"{measured[step]:>8.1f}" for measured in costs.values())
-    yield f"{'at most':28}" + "".join(f"{LIMITS[kind]:>8}" for kind in costs)
+    shares = "".join(f"{measured[WHOLE] / measured[SCRIPT]:>8.2f}" for measured in costs.values())
+    yield f"{f'of that (at most {MOST})':28}{shares}"
 
 
 def too_dear(costs: Costs) -> bool:
     """Whether a limit is missed."""
-    return any(measured["the whole way"] > LIMITS[kind] for kind, measured in costs.items())
+    return any(measured[WHOLE] > MOST * measured[SCRIPT] for measured in costs.values())
 
 
 def main() -> None:
