@@ -85,7 +85,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     from airflow_provider_bgai.imaging.renditions import thumbnail
     from airflow_provider_bgai.imaging.small import sketch
     from airflow_provider_bgai.imaging.verify import (
-        WrongPictureError,
+        UnpaintedError,
         check_painted,
         frame_problem,
         open_whole,
@@ -113,7 +113,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     before, after = thumbnail(small_cutout), thumbnail(small)
     try:
         check_painted(small, None if inspection.plain else small_cutout)
-    except WrongPictureError as error:
+    except UnpaintedError as error:
         return Seen(picture, Verdict(faithful=False, reasons=(str(error),)), str(error), before, after)
     alpha = sent.alpha
     if alpha.min() == 255:

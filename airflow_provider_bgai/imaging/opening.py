@@ -145,7 +145,6 @@ def open_undecoded(
     data: bytes | IO[bytes],
     *,
     max_pixels: int = MAX_PIXELS,
-    max_bytes: int | None = None,
     bytes_per_pixel: int = 0,
 ) -> tuple[Picture, ImageFile.ImageFile]:
     """Describe a picture that may be decoded: whole as far as its structure tells, and not too large.
@@ -158,8 +157,6 @@ def open_undecoded(
     picture = _describe(file, image)
     pixels = picture.width * picture.height
     dimensions = f"{picture.width} x {picture.height} px"
-    if max_bytes is not None and picture.size > max_bytes:
-        raise NotAPictureError(f"{picture.size:,} bytes: more than {max_bytes:,} bytes are not read")
     if pixels > max_pixels:
         raise NotAPictureError(f"{dimensions}: more than {max_pixels:,} pixels are not decoded")
     if max(picture.width, picture.height) > _LONGEST_SIDE:

@@ -7,7 +7,7 @@ are imported inside the functions.
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.opening import (
     MAX_PIXELS,
@@ -28,15 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_PIXELS", "NotAPictureError", "Picture"]
 
-Fault = Literal["blank", "unchanged", "size", "aspect"]
 
-
-class WrongPictureError(ValueError):
-    """A whole picture, but not what was asked for. ``fault`` is the word for reports, the message says why."""
-
-    def __init__(self, fault: Fault, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
+class UnpaintedError(ValueError):
+    """A whole picture, but nobody has painted anything: the message says how that is seen."""
 
 
 def read_header(data: bytes | IO[bytes]) -> Picture:
@@ -86,45 +80,11 @@ def open_whole(data: bytes | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> tupl
     return leniently(data, whole)
 
 
-def verify_result(
-    data: bytes | IO[bytes],
-    *,
-    size: tuple[int, int] | None = None,
-    aspect: float | None = None,
-    source: Image.Image | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int | None = None,
-) -> tuple[Picture, Image.Image]:
-    """Check what a vendor sent against what was asked. Returns the decoded pixels too: decoding is what costs.
-
-    :param size: (width, height) in px that was asked for, exactly.
-    :param aspect: width / height that was asked for, usually the source's; 1 % or 2 px off is still right,
-        since vendors round sides to multiples of 8 in a picture of 1,024 px and more.
-    :param source: what was sent, as :func:`~airflow_provider_bgai.imaging.prepare.read_rgba` gives it. Leave it
-        out where a flat or transparent background was asked for: that looks like an unpainted one.
-    :param max_pixels: more than this is refused before anything is decoded.
-    :param max_bytes: larger files are refused.
-    :raises NotAPictureError: if it is no picture, truncated, damaged or too large.
-    :raises WrongPictureError: if it is blank, unchanged, or of another size or aspect.
-    """
-
-    def asked(file: IO[bytes]) -> tuple[Picture, Image.Image]:
-        picture, image = open_undecoded(file, max_pixels=max_pixels, max_bytes=max_bytes)
-        if size is not None and (picture.width, picture.height) != size:
-            wanted = f"{size[0]} x {size[1]} px were asked for"
-            raise WrongPictureError("size", f"{picture.width} x {picture.height} px, where {wanted}")
-        if aspect is not None and (problem := frame_problem(picture, aspect)):
-            raise WrongPictureError("aspect", problem)
-        decode(image)
-        return picture, image
-
-    picture, image = leniently(data, asked)
-    check_painted(image, source)
-    return picture, image
-
-
 def frame_problem(picture: Picture, aspect: float) -> str | None:
-    """What is wrong with a picture's shape, given the width / height that was asked for."""
+    """What is wrong with a picture's shape, given the width / height that was asked for, usually the source's.
+
+    1 % or 2 px off is still right, since vendors round sides to multiples of 8 in a picture of 1,024 px and more.
+    """
     if abs(picture.width - aspect * picture.height) <= max(2, 2 * aspect, 0.01 * picture.width):
         return None
     return f"width / height is {picture.width / picture.height:.3f}, where {aspect:.3f} was asked for"
@@ -140,7 +100,7 @@ def check_painted(image: Image.Image | Levels, source: Image.Image | Levels | No
     """Whether a vendor has painted anything. Sketches of the two do as well: it is looked at from afar.
 
     :param source: what was sent; None where a flat or transparent background was asked for.
-    :raises WrongPictureError: if it is blank or unchanged.
+    :raises UnpaintedError: if it is blank or unchanged.
     """
     import cv2
     import numpy as np
@@ -149,17 +109,17 @@ def check_painted(image: Image.Image | Levels, source: Image.Image | Levels | No
     visible = cv2.inRange(pixels[..., 3], _VISIBLE, 255)
     shown = _share(visible)
     if shown < 0.001:
-        raise WrongPictureError("blank", "blank: all of it is transparent")
+        raise UnpaintedError("blank: all of it is transparent")
     seen = cv2.copyTo(pixels, visible)
     colour = [int(np.median(band[::2, ::2])) for band in cv2.split(seen)]
     if _share(_like(seen, np.full_like(seen, colour), bands=4)) > 0.999:
-        raise WrongPictureError("blank", f"blank: all of it is of one colour, {_hexadecimal(colour)}")
+        raise UnpaintedError(f"blank: all of it is of one colour, {_hexadecimal(colour)}")
     if source is None:
         return
     sent = _small(source)
     transparent = 1 - _share(cv2.inRange(sent[..., 3], _VISIBLE, 255))
     if transparent > 0.01 and 1 - shown > transparent / 2:
-        raise WrongPictureError("unchanged", "the background was not painted: it is transparent")
+        raise UnpaintedError("the background was not painted: it is transparent")
     if abs(_aspect(image) / _aspect(source) - 1) > 0.02:
         return  # framed anew, so nobody can tell here which pixels are background
     if sent.shape != pixels.shape:
@@ -175,7 +135,7 @@ def check_painted(image: Image.Image | Levels, source: Image.Image | Levels | No
     for name, candidate in candidates.items():
         same = cv2.bitwise_and(_like(pixels, candidate, bands=3), background)
         if _share(same) > 0.97 * _share(background):
-            raise WrongPictureError("unchanged", f"the background was not painted: it is {name}")
+            raise UnpaintedError(f"the background was not painted: it is {name}")
 
 
 def _share(mask: Any) -> float:

@@ -30,7 +30,7 @@ from airflow_provider_bgai.imaging.prepare import prepare
 from airflow_provider_bgai.imaging.recent import read_source
 from airflow_provider_bgai.imaging.renditions import thumbnail
 from airflow_provider_bgai.imaging.small import sketch
-from airflow_provider_bgai.imaging.verify import WrongPictureError, check_painted, open_whole
+from airflow_provider_bgai.imaging.verify import UnpaintedError, check_painted, open_whole
 from airflow_provider_bgai.models import SourceLimits
 from airflow_provider_bgai.sandbox import paint
 from benchmarks.fidelity.cases import SEED, pictures
@@ -111,7 +111,7 @@ def _steps(photo: bytes, file: bytes) -> Iterator[tuple[str, float]]:
     yield "read the result", spent
     try:
         yield "thumbnails, is it painted", _timed(from_afar)[0]
-    except WrongPictureError:
+    except UnpaintedError:
         return
     left, top, right, bottom = source.image.getchannel("A").getbbox() or (0, 0, *source.image.size)
     scale = shown.shape[1] / cutout.shape[1]

@@ -27,7 +27,13 @@ from PIL import Image
 
 from airflow_provider_bgai.imaging.inspect import Inspection, inspect
 from airflow_provider_bgai.imaging.prepare import RefusedSourceError, prepare, read_rgba
-from airflow_provider_bgai.imaging.verify import NotAPictureError, WrongPictureError, verify_result, verify_whole
+from airflow_provider_bgai.imaging.verify import (
+    NotAPictureError,
+    UnpaintedError,
+    check_painted,
+    open_whole,
+    verify_whole,
+)
 from airflow_provider_bgai.models import SourceLimits
 from airflow_provider_bgai.sandbox import paint
 from tests.imaging.test_prepare import (
@@ -350,7 +356,7 @@ def main() -> None:
     source = read_rgba(cut_out)
     ways: dict[str, Callable[[bytes], object]] = {
         "verify_whole": verify_whole,
-        "verify_result": lambda data: verify_result(io.BytesIO(data), source=source),
+        "check_painted": lambda data: check_painted(open_whole(io.BytesIO(data))[1], source),
         "prepare": lambda data: prepare(data, LIMITS[0]),
         "prepare any": lambda data: prepare(data, LIMITS[1]),
     }
@@ -375,7 +381,7 @@ def try_out(name: str, way: str, use: Callable[[bytes], object], data: bytes, re
     try:
         use(data)
         report["taken"].append(way)
-    except (NotAPictureError, RefusedSourceError, WrongPictureError) as error:
+    except (NotAPictureError, RefusedSourceError, UnpaintedError) as error:
         if not str(error):
             report["wrong"].append(f"{way}: says nothing")
     except Exception as error:  # noqa: BLE001 - the point of this program is to find these
