@@ -41,9 +41,9 @@ MEGAPIXEL = 1_000_000
 KINDS: dict[str, dict[str, int]] = {"PNG": {"compress_level": 3}, "JPEG": {"quality": 92}}
 """What results are, and how they are encoded."""
 WHOLE, SCRIPT = "the whole way", "a short script"
-MOST = 1.0
+MOST = {"PNG": 0.99, "JPEG": 0.92}
 """Of what the script takes, in the median. At dcb2003 it was 1.7, and of its 105 ms (PNG) and 150 (JPEG) on another
-machine 60 and 80 were wanted: 0.99 and 0.92."""
+machine 60 and 80 were wanted."""
 LABEL = Label(vendor="sandbox", created=0, id="1")
 
 Costs = dict[str, dict[str, float]]
@@ -151,12 +151,13 @@ def table(costs: Costs) -> Iterator[str]:
     for step in sorted(steps, key=(SCRIPT, WHOLE).count):
         yield f"{step:28}" + "".join(f"{measured[step]:>8.1f}" for measured in costs.values())
     shares = "".join(f"{measured[WHOLE] / measured[SCRIPT]:>8.2f}" for measured in costs.values())
-    yield f"{f'of that (at most {MOST})':28}{shares}"
+    yield f"{'of that':28}{shares}"
+    yield f"{'at most':28}" + "".join(f"{MOST[kind]:>8}" for kind in costs)
 
 
 def too_dear(costs: Costs) -> bool:
     """Whether a limit is missed."""
-    return any(measured[WHOLE] > MOST * measured[SCRIPT] for measured in costs.values())
+    return any(measured[WHOLE] > MOST[kind] * measured[SCRIPT] for kind, measured in costs.items())
 
 
 def main() -> None:

@@ -156,7 +156,8 @@ def unpainted(data: bytes, source: Image.Image | None = None) -> str:
     try:
         check_painted(open_whole(data)[1], source)
     except UnpaintedError as error:
-        return "blank" if str(error).startswith("blank") else "unchanged"
+        told = {"blank: ": "blank", "the background was not painted: ": "unchanged"}
+        return next((word for start, word in told.items() if str(error).startswith(start)), f"says {error}")
     return ""
 
 

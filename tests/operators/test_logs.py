@@ -105,14 +105,14 @@ def as_committed(name: str, told: Told) -> None:
 
 
 def test_a_good_night(tell, shop, wish):
-    products = shop("SKU-1", "SKU-2")
+    products = shop("SKU-1", "SKU-2", "SKU-3")
     told = tell("the first night", "night_good", **products)
     told |= tell("the next night", "night_good", **products)
     told |= tell("by day", "by_day", **wish, prompt="on a beach")
     told |= tell("by day, once more", "by_day", **wish, prompt="on a beach")
     told |= tell("by day, step by step", "by_steps", **wish, prompt="in a forest")
     as_committed("good-night.txt", told)
-    assert "0.06 USD" in "\n".join(told["the first night: catalogue.publish"][-LAST:])
+    assert "0.09 USD" in "\n".join(told["the first night: catalogue.publish"][-LAST:])
     assert told["the first night: catalogue.publish"][-1].startswith("INFO    Published: s3://")
 
 
