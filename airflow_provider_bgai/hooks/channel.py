@@ -99,13 +99,16 @@ _OPEN: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 
 def pace_of(settings: Settings) -> Pace:
-    """This process's pace with a vendor's key: ten triggers of a triggerer are one of its users, not ten."""
+    """This process's pace with a vendor's key: ten triggers of a triggerer are one of its users, not ten.
+
+    A channel that nobody has closed counts as long as its event loop lives.
+    """
 
     def name(of: Settings) -> tuple[str, str, float]:
         return of.base_url, of.key, of.requests_per_minute
 
     for channel in list(_OPEN):
-        if name(channel.settings) == name(settings):
+        if not channel.loop.is_closed() and name(channel.settings) == name(settings):
             return channel.pace
     return Pace(settings.requests_per_minute, settings.shards, now=time.time())
 

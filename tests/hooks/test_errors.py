@@ -106,6 +106,22 @@ async def test_a_retry_after_of_a_day_is_left_to_airflow_and_does_not_freeze_the
     assert box.images_charged() == 0
 
 
+def test_a_connection_that_nobody_closed_paces_nobody_once_its_event_loop_has_ended(hook, box, wish):
+    left_open = [hook("photoroom"), hook("photoroom")]  # as by a task that was killed in the middle of it
+
+    async def killed() -> None:
+        box.fault("photoroom", "rate_limited_retry_after", on="submit", retry_after=86_400)
+        with pytest.raises(RateLimitError):
+            await left_open[0].submit(wish("photoroom"))
+        with pytest.raises(RateLimitError, match="asked to wait"):
+            await left_open[1].submit(wish("photoroom"))
+
+    asyncio.run(killed())
+    assert box.request_count("photoroom", "submit") == 1
+    assert hook("photoroom").generate(wish("photoroom")).state == "succeeded"
+    assert box.images_charged() == 1
+
+
 def test_a_429_that_stays_is_repeated_a_few_times_only(hook, box, wish, monkeypatch):
     monkeypatch.setattr("airflow_provider_bgai.hooks.base.SUBMIT_ATTEMPTS", 2)
     box.fault("imagine", "rate_limited", times=10, on="submit")
