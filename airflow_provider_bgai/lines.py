@@ -1,17 +1,20 @@
-"""JSON lines in S3: streamed in, streamed out, numbered files."""
+"""JSON lines in S3: streamed in, streamed out, numbered files; and records that are packed as such until then."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from airflow_provider_bgai.exceptions import LineError
 from airflow_provider_bgai.storage import Storage
 
+K = TypeVar("K")
+V = TypeVar("V")
 M = TypeVar("M", bound=BaseModel)
 
 NDJSON = "application/x-ndjson"
@@ -52,6 +55,42 @@ def write_lines(storage: Storage, uri: str, lines: Iterable[str]) -> None:
         file.writelines(line.encode() + b"\n" for line in lines)
         file.seek(0)
         storage.put(uri, file, content_type=NDJSON)
+
+
+class Packed(MutableMapping[K, V]):
+    """Records by name, kept as compressed JSON: a tenth of what they take as objects, in a task that has thousands.
+
+    :param kind: what pydantic makes of them: a model, or a list of such.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+        self._packed: dict[K, bytes] = {}
+
+    def of(self, names: Iterable[K]) -> Packed[K, V]:
+        """Those of some names, which are not unpacked."""
+        found: Packed[K, V] = Packed(self.kind)
+        found._packed = {name: self._packed[name] for name in names}
+        return found
+
+    def __setitem__(self, name: K, value: V) -> None:
+        self._packed[name] = zlib.compress(self.kind.dump_json(value), level=1)
+
+    def __getitem__(self, name: K) -> V:
+        value: V = self.kind.validate_json(zlib.decompress(self._packed[name]))
+        return value
+
+    def __delitem__(self, name: K) -> None:
+        del self._packed[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._packed
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
 
 class LineFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from airflow_provider_bgai.exceptions import LineError
-from airflow_provider_bgai.lines import LineFiles, dump_lines, parse_lines, stream_lines, write_lines
+from airflow_provider_bgai.lines import LineFiles, Packed, dump_lines, parse_lines, stream_lines, write_lines
 from airflow_provider_bgai.storage import Storage, store_errors
 
 
@@ -24,6 +25,33 @@ def test_what_is_written_is_read_line_breaks_and_all(things):
     body = dump_lines(things)
     assert body.count(b"\n") == len(things)
     assert list(parse_lines(Thing, body.splitlines(keepends=True))) == things
+
+
+@given(st.dictionaries(st.integers(), st.lists(st.builds(Thing, text=st.text(st.characters(codec="utf-8"))))))
+def test_what_is_packed_is_unpacked_as_it_went_in_and_in_its_order(things):
+    packed: Packed[int, list[Thing]] = Packed(list[Thing])
+    packed.update(things)
+    assert packed == things
+    assert list(packed) == list(things)
+    half = [name for name in things if name % 2]
+    assert packed.of(half) == {name: things[name] for name in half}
+    for name in half:
+        del packed[name]
+        assert name not in packed
+    assert len(packed) == len(things) - len(half)
+    with pytest.raises(KeyError):
+        packed.of(half + [1])
+
+
+def test_what_is_packed_takes_a_fraction_of_what_it_would_take_as_objects():
+    sizes = []
+    for kept in (dict[int, Thing](), Packed[int, Thing](Thing)):
+        tracemalloc.start()
+        for number in range(500):
+            kept[number] = Thing(text=f"picture {number}: " + "the same words " * 100, number=number)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert sizes[1] < sizes[0] / 4
 
 
 def test_a_file_streams_back_and_blank_lines_are_passed_over(storage, folder):

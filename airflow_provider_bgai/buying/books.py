@@ -51,11 +51,12 @@ def book(ledger: Ledger, run: str, calls: Iterable[Call]) -> None:
     months: dict[str, dict[str, Call]] = defaultdict(dict)
     for call in calls:
         if call.state in ENDS:
-            months[month_of(call)][call.call_id] = call
-    for month, found in months.items():
-        ended = list(found.values())
-        for first in range(0, len(ended), AT_ONCE):
-            _book(ledger, run, month, ended[first : first + AT_ONCE])
+            ended = months[month := month_of(call)]
+            ended[call.call_id] = call
+            if len(ended) == AT_ONCE:
+                _book(ledger, run, month, [*months.pop(month).values()])
+    for month, ended in months.items():
+        _book(ledger, run, month, [*ended.values()])
 
 
 def _book(ledger: Ledger, run: str, month: str, calls: Sequence[Call]) -> None:

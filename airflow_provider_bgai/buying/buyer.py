@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import dropwhile
 from typing import TYPE_CHECKING
 
@@ -92,8 +92,8 @@ class Buyer:
         self.collector = Collector(ledger, hooks, account, run=run, brakes=self.brakes, worker=payment.WORKER)
 
     @property
-    def ended(self) -> list[Call]:
-        """Calls that were brought to an end, or found ended: they belong into the books."""
+    def ended(self) -> Mapping[str, Call]:
+        """Calls that were brought to an end, or found ended, by their IDs, as they belong into the books."""
         return self.collector.ended
 
     async def aclose(self) -> None:
@@ -153,7 +153,7 @@ class Buyer:
                 if decision.ends:
                     assert call is not None
                     call = await in_thread(self._give_up, call)
-                    self.ended.append(call)
+                    self.collector.note(call)
                     if call.state != "unknown":
                         continue
                 if decision.action == "buy":
@@ -293,7 +293,7 @@ class Buyer:
             if doubt:
                 purchase.sent = paying.call
             elif paying.call is not None and paying.call.state in ENDS:
-                self.ended.append(paying.call)
+                self.collector.note(paying.call)
             await brake.leave("vain" if doubt else "free", error if isinstance(error, BgaiError) else None)
             raise
         purchase.sent = call

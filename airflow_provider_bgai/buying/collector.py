@@ -23,6 +23,7 @@ from airflow_provider_bgai.exceptions import (
 )
 from airflow_provider_bgai.hooks import detached_hook
 from airflow_provider_bgai.layout import PictureName
+from airflow_provider_bgai.lines import Packed
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.sources import read_source
@@ -46,7 +47,7 @@ class Collector:
     :param account: the hook of any other connection; None where there is none any more.
     :param run: whose calls count for the brakes.
     :param worker: whose calls have their markers, because this very process has put them.
-    :ivar ended: calls that were brought to an end, or found ended: they belong into the books.
+    :ivar ended: calls that were brought to an end, or found ended, by their IDs, as they belong into the books.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Collector:
         worker: str = "",
     ) -> None:
         self.ledger, self.run, self.brakes, self.worker = ledger, run, brakes or {}, worker
-        self.ended: list[Call] = []
+        self.ended: Packed[str, Call] = Packed(Call)
         self._hooks: dict[str, BackgroundHook | None] = {hook.conn_id: hook for hook in hooks}
         self._account = account
         self._entered: set[str] = set()
@@ -147,8 +148,12 @@ class Collector:
             elif brake is not None and came is not None:
                 # What another run has paid proves nothing of this one's calls.
                 await brake.leave(came if own_run else "free", problem if came == "vain" else None)
-        self.ended.append(ended)
+        self.note(ended)
         return ended
+
+    def note(self, call: Call) -> None:
+        """It has ended, so it belongs into the books."""
+        self.ended[call.call_id] = call.for_books()
 
     async def _hook(self, call: Call) -> BackgroundHook:
         """Who paid for it. :raises AuthenticationError: if its connection is gone."""
@@ -285,7 +290,7 @@ async def settle(collector: Collector, run: str, *, older_than: float = 0.0) -> 
     async with asyncio.TaskGroup() as group:
         for call in found.waiting:
             group.create_task(collect(call))
-    ended = {call.call_id: call for call in (*found.ended, *collector.ended)}
+    ended = {call.call_id: call for call in (*found.ended, *collector.ended.values())}
     await in_thread(book, ledger, run, ended.values())
     return list(ended.values())
 

@@ -7,7 +7,7 @@ is one JSON object of one of these models; ``schema_version`` rises when a reade
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -284,11 +284,3 @@ def refused_line(sku: str, key: str, category: str, error: str) -> str:
 def left_out_line(sku: str, key: str, known: Mapping[str, Any], outcome: str, reason: str, error: str | None) -> str:
     """A result: the last call of a wish, or a cap, keeps it out of the shards."""
     return canonical({**known, "sku": sku, "name": key, "outcome": outcome, "reason": reason, "error": error})
-
-
-def counted(results: Iterable[Result]) -> dict[str, int]:
-    """How many results there are of each outcome."""
-    counts: dict[str, int] = {}
-    for result in results:
-        counts[result.outcome] = counts.get(result.outcome, 0) + 1
-    return counts

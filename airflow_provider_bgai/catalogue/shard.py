@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,8 +23,8 @@ from airflow_provider_bgai.buying.decision import OnUnknownOutcome
 from airflow_provider_bgai.buying.purchase import HOLD_FOR, Purchase, Wish
 from airflow_provider_bgai.buying.record import Call, error_of
 from airflow_provider_bgai.catalogue.finishing import Finishing, Sign, finish
-from airflow_provider_bgai.catalogue.report.costs import cost_report
-from airflow_provider_bgai.catalogue.report.story import of_progress, of_result
+from airflow_provider_bgai.catalogue.report.costs import CostSum
+from airflow_provider_bgai.catalogue.report.story import Tally, of_progress, of_result
 from airflow_provider_bgai.catalogue.results import Result, Wanted, error_results, landed_results
 from airflow_provider_bgai.exceptions import (
     AuthenticationError,
@@ -40,6 +40,7 @@ from airflow_provider_bgai.exceptions import (
 )
 from airflow_provider_bgai.imaging.inspect import Inspection
 from airflow_provider_bgai.imaging.workers import PIXELS
+from airflow_provider_bgai.lines import Packed
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.sources import Source
 from airflow_provider_bgai.storage import THREADS, store_errors
@@ -96,23 +97,31 @@ class Shard:
 class Progress:
     """What a pass over a shard came to, by the places of its items.
 
-    :ivar results: of what has ended.
+    :ivar results: of what has ended; in this pass and those before it.
+    :ivar tally: of the results; ``costs``: of the calls that were seen to have ended, in this pass alone.
     :ivar pending: calls that are paid and not collected yet, each with the problem it had last.
     :ivar doubts: calls of this run that were not answered.
     :ivar later: those that can begin in the next pass only.
     :ivar troubles: what S3 refuses although it is paid for: the task must be retried.
     """
 
-    results: dict[int, list[Result]] = field(default_factory=dict)
+    results: Packed[int, list[Result]] = field(default_factory=lambda: Packed(list[Result]))
+    tally: Tally = field(default_factory=Tally)
+    costs: CostSum = field(default_factory=lambda: CostSum(()))
     pending: dict[int, tuple[Call, BgaiError | None]] = field(default_factory=dict)
     doubts: dict[int, Call] = field(default_factory=dict)
     later: list[int] = field(default_factory=list)
     troubles: list[StoreError] = field(default_factory=list)
 
+    def end(self, place: int, results: list[Result]) -> None:
+        """Note what became of a picture."""
+        self.results[place] = results
+        self.tally.add(results)
+
     @property
-    def landed(self) -> dict[int, list[Result]]:
+    def landed(self) -> Packed[int, list[Result]]:
         """The results with pictures, for the next pass."""
-        return {place: found for place, found in self.results.items() if all(it.images for it in found)}
+        return self.results.of(place for place, found in self.results.items() if all(it.images for it in found))
 
     @property
     def waiting(self) -> list[Call]:
@@ -139,7 +148,7 @@ async def generate(
     resumed: bool = False,
     begun: Mapping[int, Begun] | None = None,
     later: Collection[int] = (),
-    landed: Mapping[int, list[Result]] | None = None,
+    landed: Packed[int, list[Result]] | None = None,
     waiting: Collection[str] = (),
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
@@ -153,7 +162,11 @@ async def generate(
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "bgai"))
     slots, finishing = asyncio.Semaphore(shard.in_flight), asyncio.Semaphore(shard.in_flight)
-    progress = Progress(results=dict(landed or {}), later=list(later))
+    progress = Progress(later=list(later))
+    if landed is not None:
+        progress.results = landed
+        for results in landed.values():
+            progress.tally.add(results)
     tell = partial(_tell, shard, progress, len(wanted), time.monotonic(), len(progress.results))
     telling = asyncio.create_task(_now_and_then(tell))
     under_way = begun or {}
@@ -165,6 +178,7 @@ async def generate(
     async def all_of(places: Sequence[int], *, resumed: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
             for place in places:
+                await slots.acquire()  # here, because tasks that only wait for theirs take memory by the thousand
                 group.create_task(walk(place, resumed=resumed))
 
     shard.buyer.hold_back(resumed)
@@ -199,35 +213,35 @@ async def _now_and_then(tell: Callable[[], None]) -> None:
 
 def _tell(shard: Shard, progress: Progress, total: int, began: float, before: int) -> None:
     """Say how far the shard is."""
-    ended = len(progress.results)
+    ended, calls = len(progress.results), shard.buyer.ended
     each = (time.monotonic() - began) / (ended - before) if ended > before else None
-    results = (it for found in progress.results.values() for it in found)
-    costs = cost_report([*shard.buyer.ended, *progress.perhaps]).total
-    log.info("%s", of_progress(results, left=total - ended, each=each, costs=costs))
+    for call_id in calls:
+        if call_id not in progress.costs:
+            progress.costs.add(calls[call_id])
+    costs = progress.costs.so_far(progress.perhaps).total
+    log.info("%s", of_progress(progress.tally, left=total - ended, each=each, costs=costs))
 
 
-def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> list[Result]:
+def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> Iterator[Result]:
     """All results in the shard's order; what is still pending is kept for the next run, and reported so."""
-    results: list[Result] = []
     for place, item in enumerate(wanted):
         if place in progress.pending:
             call, problem = progress.pending[place]
             why = problem or PollError("it did not end in time")
             message = f"{call.what} is kept, and the next run collects it unpaid: {why}"
-            results += error_results(item, PollError(message), call=call, run=run)
+            yield from error_results(item, PollError(message), call=call, run=run)
         elif place in progress.results:
-            results += progress.results[place]
+            yield from progress.results[place]
         else:
             later = StoppedError(
                 "Not begun: until a picture has landed through a connection, few are under way at once"
             )
-            results += error_results(item, later, call=None, run=run)
-    return results
+            yield from error_results(item, later, call=None, run=run)
 
 
 @dataclass
 class _Walk:
-    """One wanted picture on its way."""
+    """One wanted picture on its way. Who starts it has taken a slot for it."""
 
     item: Wanted
     place: int
@@ -246,7 +260,7 @@ class _Walk:
         """Walk, and note in the progress where that led. One product never stops the others."""
         purchase: Purchase | None = None
         try:
-            async with self.slots:
+            try:
                 wish = self.shard.wish(self.item)
                 if self.resumed:
                     wish = replace(wish, new=False)  # an earlier pass may have bought it: look first
@@ -256,6 +270,8 @@ class _Walk:
                     purchase.under_way = self.begun[1]
                 call = await self._walk(purchase)
                 await self.finishing.acquire()
+            finally:
+                self.slots.release()
             try:
                 self._end(await self._with_files(call))
             finally:
@@ -347,7 +363,7 @@ class _Walk:
         return True
 
     def _end(self, results: list[Result]) -> None:
-        self.progress.results[self.place] = results
+        self.progress.end(self.place, results)
         for result in results:
             if result.outcome != "reused":
                 log.log(logging.INFO if result.outcome == "bought" else logging.WARNING, "%s", of_result(result))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_bgai.catalogue.planning.plan import PlanRecord
     from airflow_provider_bgai.catalogue.results import Result, Wanted
     from airflow_provider_bgai.catalogue.shard import Progress
+    from airflow_provider_bgai.lines import Packed
     from airflow_provider_bgai.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class ShardTask:
         shards: int,
         asked: Mapping[str, Any],
         **how: Any,
-    ) -> tuple[Progress, list[Call]]:
+    ) -> tuple[Progress, Iterable[Call]]:
         """Collect and buy, in one pass; how far it came, and the calls that ended.
 
         :param caps: as :class:`~airflow_provider_bgai.buying.caps.Caps` takes them.
@@ -112,7 +113,7 @@ class ShardTask:
         )
         shard = Shard(buyer=buyer, finishing=self.plan.finishing, **asked)
         try:
-            return await generate(shard, self.wanted, **how), buyer.ended
+            return await generate(shard, self.wanted, **how), buyer.ended.values()
         finally:
             await wind_up(buyer, purse, accounts)
 
@@ -120,34 +121,39 @@ class ShardTask:
         """Keep what has landed for the next pass, which reads nothing of it any more."""
         from airflow_provider_bgai.layout import run_of
 
-        if landed := [it for found in progress.landed.values() for it in found]:
-            self._insist_on(run_of(self.uri).landed_of(self.uri), landed, "what has landed of the shard")
+        if landed := progress.landed:
+            uri = run_of(self.uri).landed_of(self.uri)
+            self._insist_on(uri, lambda: chain.from_iterable(landed.values()), "what has landed of the shard")
 
-    def landed(self) -> dict[int, list[Result]]:
+    def landed(self) -> Packed[int, list[Result]]:
         """What :meth:`keep` kept, by the places of the pictures."""
         from airflow_provider_bgai.catalogue.results import Result
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import stream_lines
+        from airflow_provider_bgai.lines import Packed, stream_lines
 
         storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
-        try:
-            kept = storage.insist(lambda: list(stream_lines(storage, uri, Result)), "what has landed of the shard")
-        except FileNotFoundError:
-            return {}
         place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
-        found: dict[int, list[Result]] = {}
-        for result in kept:
-            found.setdefault(place_of[result.sku], []).append(result)
-        return found
 
-    def _insist_on(self, uri: str, results: Sequence[Result], what: str) -> None:
-        """Write results; line by line, because all of a large shard at once are as large again as the rest of it."""
+        def read() -> Packed[int, list[Result]]:
+            found: Packed[int, list[Result]] = Packed(list[Result])
+            for result in stream_lines(storage, uri, Result):
+                place = place_of[result.sku]
+                found[place] = [*found.get(place, ()), result]
+            return found
+
+        try:
+            return storage.insist(read, "what has landed of the shard")
+        except FileNotFoundError:
+            return Packed(list[Result])
+
+    def _insist_on(self, uri: str, results: Callable[[], Iterable[Result]], what: str) -> None:
+        """Write results, line by line: all of a large shard at once take as much as the rest of it."""
         from airflow_provider_bgai.lines import write_lines
 
         storage = self.ledger.storage
-        storage.insist(lambda: write_lines(storage, uri, (it.model_dump_json() for it in results)), what)
+        storage.insist(lambda: write_lines(storage, uri, (it.model_dump_json() for it in results())), what)
 
-    def write(self, progress: Progress, ended: Sequence[Call], *, resumed: bool) -> dict[str, Any]:
+    def write(self, progress: Progress, ended: Iterable[Call], *, resumed: bool) -> dict[str, Any]:
         """Write the results; report them, and what this shard's calls cost so far, those of its earlier tries included.
 
         :param ended: calls that ended in this pass.
@@ -156,23 +162,23 @@ class ShardTask:
         from airflow_provider_bgai.buying.books import read_books
         from airflow_provider_bgai.catalogue.report.costs import cost_report
         from airflow_provider_bgai.catalogue.report.story import Tally, of_costs
-        from airflow_provider_bgai.catalogue.results import counted
         from airflow_provider_bgai.catalogue.shard import give_up
         from airflow_provider_bgai.layout import run_of
 
         ledger = self.ledger
-        results = give_up(self.wanted, progress, self.plan.run)
         preferred = self.plan.vendor.partition("/")[0]
-        for vendor, number in Counter(it.vendor or preferred for it in results if it.outcome == "refused").items():
+        refused: Counter[str] = Counter()
+        tally = Tally()
+        for result in (results := partial(give_up, self.wanted, progress, self.plan.run))():
+            tally.add([result])
+            refused[result.vendor or preferred] += result.outcome == "refused"
+        for vendor, number in refused.items():
             count("refused", number, vendor)
         uri = run_of(self.uri).results_of(self.uri)
         self._insist_on(uri, results, "the shard's results")
         booked = read_books(ledger, since=self.plan.created_at) if resumed else ()
         seen = chain(progress.perhaps, booked, ended)
-        calls = {call.call_id: call for call in seen if call.owner == self.owner}
-        total = cost_report(calls.values()).total
-        tally = Tally()
-        tally.add(results)
+        total = cost_report(call for call in seen if call.owner == self.owner).total
         told = tally.told(ledger.layout.root)
         log.info(
             "Shard %s of run %s has ended:\n%s\n%s\nresults: %s", self.name, self.plan.run, told, of_costs(total), uri
@@ -180,7 +186,7 @@ class ShardTask:
         return {
             "shard": self.uri,
             "results": uri,
-            "outcomes": counted(results),
+            "outcomes": tally.counts(),
             "paid": {currency: float(money) for currency, money in total.paid.items()},
             "charged": total.charged,
             "perhaps": total.perhaps.pictures,

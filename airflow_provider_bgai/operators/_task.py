@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -162,8 +162,9 @@ async def wind_up(
             await purse.close()
 
     async def write_books() -> None:
+        booked: Collection[Call]
         if settle_others_after is None:
-            booked = buyer.ended
+            booked = buyer.ended.values()
             await asyncio.to_thread(book, buyer.ledger, buyer.run, booked)
         else:
             booked = await settle(buyer.collector, buyer.run, older_than=settle_others_after)

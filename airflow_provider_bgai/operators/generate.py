@@ -237,7 +237,7 @@ class GenerateBackgroundOperator(Shown, OpenLineage, BaseOperator):
         try:
             purchase = await buyer.open(wish)
             call = await buyer.begin(purchase)
-            reused = call.state == "landed" and call not in buyer.ended
+            reused = call.state == "landed" and call.call_id not in buyer.ended
             if call.state == "answered" and (call.task_id is None or self._waits_here()):
                 policy = PollPolicy(interval=self.poll_interval)
                 call = await buyer.collect(call, timeout=self.timeout, source=purchase.source.data, policy=policy)

@@ -68,7 +68,7 @@ class Shop:
                     call = await buyer.collect(call, timeout=timeout, source=purchase.source.data, policy=OFTEN)
                 return call
             finally:
-                await asyncio.to_thread(book, self.ledger, buyer.run, buyer.ended)
+                await asyncio.to_thread(book, self.ledger, buyer.run, buyer.ended.values())
                 await buyer.aclose()
 
         return asyncio.run(work())

@@ -13,10 +13,11 @@ import pytest
 from airflow_provider_bgai import web
 from airflow_provider_bgai.buying.books import book
 from airflow_provider_bgai.buying.brake import AT_FIRST
-from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
+from airflow_provider_bgai.catalogue.results import Result, Wanted
 from airflow_provider_bgai.catalogue.shard import Shard, generate, give_up
 from airflow_provider_bgai.exceptions import SourceError
 from tests.buying.conftest import OFTEN
+from tests.catalogue.nights import counted
 
 WANTED = 40
 
@@ -59,9 +60,9 @@ class Night:
             mine = wanted[place::shards]
             try:
                 progress = await generate(Shard(buyer, policy=OFTEN), mine, patience=patience, resumed=resumed)
-                return give_up(mine, progress, self.run)
+                return list(give_up(mine, progress, self.run))
             finally:
-                await asyncio.to_thread(book, self.shop.ledger, self.run, buyer.ended)
+                await asyncio.to_thread(book, self.shop.ledger, self.run, buyer.ended.values())
                 await buyer.aclose()
 
         async def all_of() -> list[list[Result]]:

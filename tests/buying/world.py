@@ -289,7 +289,7 @@ class World:
                     call = await work.collect(call, timeout=0.0)
                 must(call.state in ENDS - {"unknown"}, f"{call.state} is no result")
             finally:
-                await asyncio.to_thread(book, ledger, run, work.ended)
+                await asyncio.to_thread(book, ledger, run, work.ended.values())
 
         return self.begin(wish, lambda process: asyncio.run(buy(process)))
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -154,7 +155,7 @@ class Catalogue:
             items = list(stream_lines(self.storage, uri, Wanted))
             buyer = self.buyer(plan.run, f"{plan.run}/{uri.rpartition('/')[2]}", *vendors)
             shard = Shard(buyer, finishing=self.record(plan).finishing, policy=PollPolicy(interval=0.1), **options)
-            part = give_up(items, run_shard(shard, items), plan.run)
+            part = list(give_up(items, run_shard(shard, items), plan.run))
             self.storage.put(run_of(uri).results_of(uri), dump_lines(part))
             results += part
         return results
@@ -235,6 +236,11 @@ def by_sku(catalogue: Catalogue, plan: Plan) -> dict[str, Wanted]:
     return {it.skus[0]: it for it in catalogue.wanted(plan)}
 
 
+def counted(results: Iterable[Result]) -> dict[str, int]:
+    """How many results there are of each outcome."""
+    return dict(Counter(it.outcome for it in results))
+
+
 def run_shard(shard: Shard, items: Iterable[Wanted], patience: float | None = 30.0, **how: Any) -> Progress:
     """A pass over a shard in an event loop of its own, and its calls booked, as a task does it."""
 
@@ -242,7 +248,7 @@ def run_shard(shard: Shard, items: Iterable[Wanted], patience: float | None = 30
         try:
             return await generate(shard, list(items), patience=patience, **how)
         finally:
-            await asyncio.to_thread(book, shard.buyer.ledger, shard.buyer.run, shard.buyer.ended)
+            await asyncio.to_thread(book, shard.buyer.ledger, shard.buyer.run, shard.buyer.ended.values())
             await shard.buyer.aclose()
 
     return asyncio.run(work())

@@ -19,13 +19,13 @@ from airflow_provider_bgai.buying.collector import Collector, settle
 from airflow_provider_bgai.buying.purchase import Purchase
 from airflow_provider_bgai.catalogue import shard as module
 from airflow_provider_bgai.catalogue.finishing import Finishing
-from airflow_provider_bgai.catalogue.results import Result, Wanted, counted
+from airflow_provider_bgai.catalogue.results import Result, Wanted
 from airflow_provider_bgai.catalogue.shard import Progress, Shard, generate, give_up
 from airflow_provider_bgai.imaging.workers import WorkerDiedError
 from airflow_provider_bgai.operators._shard import ShardTask
 from airflow_provider_bgai.polling import PollPolicy
 from airflow_provider_bgai.storage import Storage
-from tests.catalogue.nights import Catalogue, photo, run_shard
+from tests.catalogue.nights import Catalogue, counted, photo, run_shard
 from tests.conftest import VENDORS
 
 UNSEEN = {"": Finishing.model_validate({"fidelity": False})}
@@ -51,7 +51,7 @@ class Night:
     def passes(self, patience: float | None = 30.0, **how: Any) -> Progress:
         """One pass of the task; what it reports if it is the last one."""
         progress = run_shard(self.shard(), self.items, patience, **how)
-        self.results = give_up(self.items, progress, self.run)
+        self.results = list(give_up(self.items, progress, self.run))
         return progress
 
     def counts(self) -> dict[str, int]:
@@ -150,7 +150,7 @@ def test_two_runs_at_the_same_time_buy_each_picture_once(catalogue, night, wante
     async def both() -> list[Progress]:
         done = await asyncio.gather(*(generate(it, items, patience=30) for it in shards))
         for it in shards:
-            await asyncio.to_thread(book, it.buyer.ledger, it.buyer.run, it.buyer.ended)
+            await asyncio.to_thread(book, it.buyer.ledger, it.buyer.run, it.buyer.ended.values())
             await it.buyer.aclose()
         return done
 
@@ -249,6 +249,15 @@ def test_a_deferred_shard_goes_on_where_its_last_pass_ended(catalogue, night, wa
     # Nine each; and a pass asks once whether the connection was stopped, books, and takes the markers away.
     assert requests.total() <= 9 * 40 + 3 * (passes + 1), requests
     assert settled(catalogue)
+
+
+def test_a_long_shard_has_no_task_for_a_picture_that_waits_for_its_slot(night, wanted, monkeypatch):
+    monkeypatch.setattr(module, "TELL_EVERY", 0.02)
+    tasks: list[int] = []
+    monkeypatch.setattr(module, "_tell", lambda *_: tasks.append(len(asyncio.all_tasks())))
+    assert night(wanted(60, status="new"), in_flight=3).counts() == {"bought": 60}
+    assert len(tasks) > 2
+    assert max(tasks) < 20
 
 
 def test_what_has_landed_is_kept_for_the_next_pass(catalogue):

@@ -163,13 +163,18 @@ _NAMES: Mapping[str, Callable[[Call], str]] = {"month": month_of, "day": _day_of
 """Of groups that no field of a call names."""
 
 
-class _Sum:
+class CostSum:
     """Adds up calls that come in any order, some in several lines: each once, the definite line before perhaps."""
 
     def __init__(self, by: Collection[By]) -> None:
         self.report, self.by = CostReport(), by
         self.definite: set[bytes] = set()
         self.doubtful: dict[bytes, Call] = {}
+
+    def __contains__(self, call_id: str) -> bool:
+        """Whether a line of this call was added."""
+        name = bytes.fromhex(call_id)
+        return name in self.definite or name in self.doubtful
 
     def add(self, call: Call) -> None:
         """Add a line of a call."""
@@ -191,6 +196,18 @@ class _Sum:
         self.doubtful.clear()
         return self.report
 
+    def so_far(self, under_way: Iterable[Call]) -> CostReport:
+        """The sums as if every line were added; more may be added later.
+
+        :param under_way: calls that have not ended, which count in this report alone.
+        """
+        sums = CostSum(self.by)
+        sums.report, sums.definite = self.report.model_copy(deep=True), self.definite
+        sums.doubtful = dict(self.doubtful)
+        for call in under_way:
+            sums.add(call)
+        return sums.close()
+
     def _count(self, call: Call) -> None:
         report = self.report
         report.total._add(call)
@@ -202,7 +219,7 @@ class _Sum:
 
 def cost_report(calls: Iterable[Call], by: Collection[By] = ("vendor", "category")) -> CostReport:
     """Add up calls, in any order. One that comes several times counts once, and what is known for certain counts."""
-    total = _Sum(by)
+    total = CostSum(by)
     for call in calls:
         total.add(call)
     return total.close()
@@ -243,7 +260,7 @@ def run_costs(ledger: Ledger, run: str, since: float) -> tuple[CostReport, CostR
     :param since: when the run was planned, epoch seconds. A run that was cleared and planned again has its earlier
         tries counted as well.
     """
-    own, settled = _Sum(("vendor", "category")), _Sum(("vendor", "category", "run"))
+    own, settled = CostSum(("vendor", "category")), CostSum(("vendor", "category", "run"))
     for call in read_open(ledger):
         if call.run == run:
             own.add(call)

@@ -125,15 +125,14 @@ def _price(result: Result) -> str:
     return f"{'perhaps ' if result.outcome == 'held' else ''}{result.price:f} {result.currency}"
 
 
-def of_progress(results: Iterable[Result], *, left: int, each: float | None, costs: Costs) -> str:
+def of_progress(tally: Tally, *, left: int, each: float | None, costs: Costs) -> str:
     """How far a shard is.
 
+    :param tally: of what has ended.
     :param left: pictures that have not ended.
     :param each: seconds that one takes; None: not known yet.
     :param costs: of the calls that have ended, and of those that are known to be under way.
     """
-    tally = Tally()
-    tally.add(results)
     time_left = "" if each is None else f", about {each * left:,.0f} s"
     return f"{tally.short() or 'nothing has ended yet'}; {left:,} picture(s) to go{time_left}; {of_costs(costs)}"
 

@@ -20,8 +20,10 @@ from airflow_provider_bgai.buying.calls import Ledger
 from airflow_provider_bgai.buying.purchase import Wish
 from airflow_provider_bgai.buying.record import STATES
 from airflow_provider_bgai.catalogue.report.costs import (
+    By,
     CostReport,
     Costs,
+    CostSum,
     Line,
     catalogue_costs,
     cost_report,
@@ -176,6 +178,20 @@ def test_the_earlier_tries_of_a_cleared_run_count_and_a_run_of_a_like_name_does_
     assert (own.total.charged, settled.total.charged) == (2, 1)
 
 
+def test_sums_so_far_count_what_is_under_way_and_forget_it_again():
+    by: list[By] = ["vendor"]
+    sums = CostSum(by)
+    for it in (call(1), call(2, "unknown")):
+        sums.add(it)
+    assert [call(n).call_id in sums for n in (1, 2, 3)] == [True, True, False]
+    under_way = [call(1, "answered"), call(2, "sent"), call(3, "answered", pictures=2)]  # what is known counts
+    assert sums.so_far(under_way) == cost_report([call(1), call(2, "unknown"), under_way[2]], by)
+    sums.add(call(3, "lost", pictures=2))
+    ended = cost_report([call(1), call(2, "unknown"), call(3, "lost", pictures=2)], by)
+    assert sums.so_far([]) == ended
+    assert sums.close() == ended
+
+
 def test_adding_up_takes_no_memory_for_what_a_call_looks_like():
     def calls(count: int) -> Any:
         return (call(n, error="x" * 5000) for n in range(count))
@@ -207,7 +223,7 @@ async def buy(storage, root: str, picture: bytes, *prompts: str, vendor: str = "
             found = await buyer.begin(purchase)
             if found.state == "answered":
                 await buyer.collect(found, timeout=20, source=picture)
-    await asyncio.to_thread(book, buyer.ledger, "night-1", buyer.ended)
+    await asyncio.to_thread(book, buyer.ledger, "night-1", buyer.ended.values())
     await buyer.aclose()
 
 

@@ -228,14 +228,15 @@ def test_what_ends_a_task_says_what_it_cost_and_what_to_do(error, words):
 
 
 def test_progress_says_what_has_ended_what_is_left_and_what_it_cost():
-    results = [Result(sku="a", outcome="bought"), Result(sku="b", outcome="failed", error="x")]
+    tally = Tally()
+    tally.add([Result(sku="a", outcome="bought"), Result(sku="b", outcome="failed", error="x")])
     costs = cost_report([call(1), call(2, "answered")]).total
-    assert of_progress(results, left=1000, each=0.5, costs=costs) == (
+    assert of_progress(tally, left=1000, each=0.5, costs=costs) == (
         "1 bought, 1 failed; 1,000 picture(s) to go, about 500 s; "
         "paid: 0.07 USD for 1 picture(s); perhaps 0.07 USD for 1 more"
     )
     nothing = "nothing has ended yet; 3 picture(s) to go; paid: 0 for 0 picture(s)"
-    assert of_progress([], left=3, each=None, costs=cost_report([]).total) == nothing
+    assert of_progress(Tally(), left=3, each=None, costs=cost_report([]).total) == nothing
 
 
 def test_costs_keep_what_is_certain_from_what_is_not():
