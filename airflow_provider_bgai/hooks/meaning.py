@@ -84,11 +84,19 @@ class Answer:
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON, or None where it is none."""
+        """The body as JSON, or None where it is none.
+
+        What is no Unicode in it, as half an emoji where a message was cut off, is replaced: no record could hold it,
+        and a record matters more than a message.
+        """
+        text = self.body.decode(json.detect_encoding(self.body), "replace")
         try:
-            return json.loads(self.body)
+            found = json.loads(text)
+            if "\\u" in text:
+                found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
+        return found
 
     @property
     def fields(self) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from airflow_provider_bgai.exceptions import (
     OverBudgetError,
     PollError,
     RateLimitError,
+    RefusedError,
     StoreError,
     UnknownOutcomeError,
 )
@@ -29,7 +30,8 @@ from airflow_provider_bgai.hooks.katalis import KatalisHook
 from airflow_provider_bgai.storage import Storage
 from tests.buying.conftest import OFTEN
 from tests.conftest import VENDORS
-from tests.servers import Proxy, serving_proxy
+from tests.hooks.test_requests import ENDPOINT
+from tests.servers import Proxy, serving_proxy, serving_website
 
 OWN = ("server_error_after_charge", "unavailable_after_charge")
 GATEWAY = ("server_error_after_charge_html", "unavailable_after_charge_html")
@@ -41,6 +43,21 @@ DOUBTS = [(vendor, fault) for vendor in VENDORS for fault in (*OWN, *GATEWAY) if
 def purse(shop, pictures: int, holder: str = "0000") -> Budget:
     caps = Caps.model_validate({"day": {"pictures": pictures}})
     return Budget(shop.storage, shop.root, caps, "night", holder)
+
+
+# --- answers that hold what no record can
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, RefusedError), (500, UnknownOutcomeError)])
+def test_an_answer_that_was_cut_off_in_an_emoji_ends_its_call_as_any_other(shop, connect, status, error):
+    with serving_website() as site:
+        connect("picwish", host=site.url)
+        body = f'{{"status": {status}, "message": "no \\ud83d"}}'
+        site.answer(ENDPOINT["picwish"], body, status=status)
+        with pytest.raises(error, match=r"no \?"):
+            shop.buy()
+    assert shop.bounds() == {"picwish": (0, int(error is UnknownOutcomeError))}
+    assert [(it.state, it.reason) for it in read_books(shop.ledger)] == [("failed", "refused")] * (status == 400)
 
 
 # --- charged, and answered with an error

@@ -74,6 +74,24 @@ def test_a_body_is_json_or_nothing(body):
     assert len(found.excerpt()) <= 4096
 
 
+HALF = '"cut off in the middle of \\ud83d"'
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (HALF.encode(), "cut off in the middle of ?"),
+        (b'"a whole \\ud83d\\ude00, \\u00e4, and \\\\ud83d"', "a whole \U0001f600, ä, and \\ud83d"),
+        (b'"\xed\xa0\xbd"', "\ufffd\ufffd\ufffd"),
+        (b'"M\xfcller"', "M\ufffdller"),
+        (HALF.encode("utf-16"), "cut off in the middle of ?"),
+        ('"a"'.encode("utf-8-sig"), "a"),
+    ],
+)
+def test_what_is_read_in_an_answer_can_be_written_down(body, read):
+    assert Answer(200, {}, body).json == read
+
+
 @given(anything)
 def test_an_error_body_of_any_shape_gives_a_code_and_a_message(body):
     code, message = read_error(body)
@@ -214,6 +232,16 @@ def judged(hook, status: int, body: object, *, paid: bool = True) -> type[BgaiEr
 @pytest.mark.parametrize("status", STATUSES)
 def test_what_http_itself_does_not_call_unworked_is_in_doubt_for_every_vendor(hook, status):
     assert judged(hook, status, HTML) is STATUSES[status]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.vendor)
+def test_half_an_emoji_in_an_answer_changes_nothing_of_what_it_means(hook):
+    for status in (*STATUSES, 500):
+        whole, half = (
+            hook.failure(Answer(status, {}, f'{{"message": {it}}}'.encode()), paid=True) for it in ('"x"', HALF)
+        )
+        assert type(half) is type(whole)
+        assert "in the middle of ?" in str(half)
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.vendor)
