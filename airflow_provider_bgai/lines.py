@@ -66,18 +66,23 @@ class Packed(MutableMapping[K, V]):
     def __init__(self, kind: Any) -> None:
         self.kind = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
         self._packed: dict[K, bytes] = {}
+        self._like = b""
+        """The first of them: what the others have in common with it is not kept again."""
 
     def of(self, names: Iterable[K]) -> Packed[K, V]:
         """Those of some names, which are not unpacked."""
         found: Packed[K, V] = Packed(self.kind)
-        found._packed = {name: self._packed[name] for name in names}
+        found._packed, found._like = {name: self._packed[name] for name in names}, self._like
         return found
 
     def __setitem__(self, name: K, value: V) -> None:
-        self._packed[name] = zlib.compress(self.kind.dump_json(value), level=1)
+        line = self.kind.dump_json(value)
+        self._like = self._like or line
+        packer = zlib.compressobj(zdict=self._like)
+        self._packed[name] = packer.compress(line) + packer.flush()
 
     def __getitem__(self, name: K) -> V:
-        value: V = self.kind.validate_json(zlib.decompress(self._packed[name]))
+        value: V = self.kind.validate_json(zlib.decompressobj(zdict=self._like).decompress(self._packed[name]))
         return value
 
     def __delitem__(self, name: K) -> None:

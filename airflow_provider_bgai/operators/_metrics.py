@@ -40,11 +40,12 @@ def count_hooks(hooks: Iterable[BackgroundHook]) -> None:
 def count_calls(calls: Iterable[Call], run: str) -> None:
     """Calls that were put into the books: pictures by what became of them, and how long the vendor took.
 
+    :param calls: each once.
     :param run: whose calls are timed: nobody waited for those of others.
     """
     from airflow_provider_bgai.buying.record import PAID
 
-    for call in {call.call_id: call for call in calls}.values():
+    for call in calls:
         count(call.state, call.pictures, call.vendor)
         if call.state in PAID:
             count("charged", call.pictures, call.vendor)
