@@ -142,7 +142,7 @@ class Progress:
 
 async def generate(
     shard: Shard,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Wanted] | Packed[int, Wanted],
     *,
     patience: float | None,
     resumed: bool = False,
@@ -153,6 +153,7 @@ async def generate(
 ) -> Progress:
     """Walk every wanted picture as far as it goes.
 
+    :param wanted: the pictures, by their places.
     :param patience: seconds to wait for each task; 0 to ask once for those of earlier passes; None not to ask at all,
         just submit (a deferred task waits in the triggerer).
     :param resumed: earlier passes have left calls under way: they are collected before anything new begins through
@@ -222,9 +223,10 @@ def _tell(shard: Shard, progress: Progress, total: int, began: float, before: in
     log.info("%s", of_progress(progress.tally, left=total - ended, each=each, costs=costs))
 
 
-def give_up(wanted: Sequence[Wanted], progress: Progress, run: str) -> Iterator[Result]:
+def give_up(wanted: Sequence[Wanted] | Packed[int, Wanted], progress: Progress, run: str) -> Iterator[Result]:
     """All results in the shard's order; what is still pending is kept for the next run, and reported so."""
-    for place, item in enumerate(wanted):
+    for place in range(len(wanted)):
+        item = wanted[place]
         if place in progress.pending:
             call, problem = progress.pending[place]
             why = problem or PollError("it did not end in time")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -38,13 +38,13 @@ class ShardTask:
 
     :param uri: of the shard.
     :param plan: what it is a part of.
-    :param wanted: its pictures.
+    :param wanted: its pictures, by their places.
     """
 
     uri: str
     ledger: Ledger
     plan: PlanRecord
-    wanted: Sequence[Wanted]
+    wanted: Packed[int, Wanted]
 
     @classmethod
     def read(cls, uri: str, storage: Storage) -> ShardTask:
@@ -53,11 +53,12 @@ class ShardTask:
         from airflow_provider_bgai.catalogue.planning.plan import read_plan
         from airflow_provider_bgai.catalogue.results import Wanted
         from airflow_provider_bgai.layout import run_of
-        from airflow_provider_bgai.lines import parse_lines
+        from airflow_provider_bgai.lines import Packed, parse_lines
 
         run = run_of(uri)
         plan = read_plan(storage, run.plan)
-        wanted = list(parse_lines(Wanted, storage.read(uri).splitlines(), uri))
+        wanted: Packed[int, Wanted] = Packed(Wanted)
+        wanted.update(enumerate(parse_lines(Wanted, storage.read(uri).splitlines(), uri)))
         return cls(uri, Ledger(storage, run.layout.root), plan, wanted)
 
     @property
@@ -132,7 +133,7 @@ class ShardTask:
         from airflow_provider_bgai.lines import Packed, stream_lines
 
         storage, uri = self.ledger.storage, run_of(self.uri).landed_of(self.uri)
-        place_of = {sku: place for place, item in enumerate(self.wanted) for sku in item.skus}
+        place_of = {sku: place for place, item in self.wanted.items() for sku in item.skus}
 
         def read() -> Packed[int, list[Result]]:
             found: Packed[int, list[Result]] = Packed(list[Result])
@@ -213,7 +214,7 @@ def label_of(uri: str, aws_conn_id: str | None) -> str:
 @cache
 def _products_in(uri: str, aws_conn_id: str | None) -> int:
     task = ShardTask.read(uri, open_storage(aws_conn_id))
-    return sum(len(wanted.skus) for wanted in task.wanted)
+    return sum(len(wanted.skus) for wanted in task.wanted.values())
 
 
 def signer(conn_id: str | None) -> Sign:

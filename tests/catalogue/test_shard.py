@@ -266,7 +266,7 @@ def test_what_has_landed_is_kept_for_the_next_pass(catalogue):
     (uri,) = catalogue.plan().shards
     task = ShardTask.read(uri, catalogue.storage)
     assert task.landed() == {}
-    progress = run_shard(Shard(catalogue.buyer("one", "one/0000"), finishing=UNSEEN), task.wanted)
+    progress = run_shard(Shard(catalogue.buyer("one", "one/0000"), finishing=UNSEEN), task.wanted.values())
     assert progress.landed == progress.results
     task.keep(progress)
     assert ShardTask.read(uri, catalogue.storage).landed() == progress.landed
