@@ -315,6 +315,8 @@ class Storage:
         bucket, key = split_uri(target)
         known = self.client.meta.service_model.operation_model("CopyObject").input_shape.members
         more = {name: value for name, value in self.extra_args.items() if name in known}
+        if self._direct.copy(bucket, key, f"{source_bucket}/{source_key}", more):
+            return
         self.client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key}, **more)
 
     def list(self, prefix: str) -> Iterator[S3Object]:

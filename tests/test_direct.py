@@ -77,8 +77,36 @@ def test_plain_objects_are_written_and_read_without_boto3(storage, folder, by_bo
     storage.put(f"{folder}/put", b"1")
     _, etag = storage.read_versioned(f"{folder}/put")
     assert storage.replace(f"{folder}/put", b"2", etag)
+    storage.copy(f"{folder}/a b/ü+?#%20&~.json", f"{folder}/a b/copy of ü+?#%20&~.json")
+    assert storage.read(f"{folder}/a b/copy of ü+?#%20&~.json") == BODY
     assert storage.read(f"{folder}/put") == b"2"
     assert by_boto3 == []
+
+
+def test_a_copy_has_the_type_and_the_metadata_of_what_is_copied_and_the_extra_arguments(s3, folder, by_boto3):
+    storage = Storage(extra_args={"ServerSideEncryption": "AES256", "ContentDisposition": "inline"})
+    storage.put(f"{folder}/first", b"")
+    storage.put(f"{folder}/a", BODY, content_type="image/png", metadata={"id": "1"})
+    storage.copy(f"{folder}/a", f"{folder}/b")
+    assert by_boto3 == ["PutObject"]
+    head = s3.client().head_object(Bucket=s3.bucket, Key=split_uri(f"{folder}/b")[1])
+    assert (head["ContentType"], head["Metadata"], head["ServerSideEncryption"]) == ("image/png", {"id": "1"}, "AES256")
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n<Error><Code>InternalError</Code></Error>"])
+def test_a_copy_that_fails_after_it_was_answered_is_asked_for_through_boto3(storage, folder, by_boto3, body):
+    storage.put(f"{folder}/a", BODY)
+    answers = [AWSResponse("", 200, {}, HTTPResponse(io.BytesIO(body), preload_content=False))]
+    storage.client.meta.events.register("before-send.s3.CopyObject", lambda **_: answers.pop() if answers else None)
+    storage.copy(f"{folder}/a", f"{folder}/b")
+    assert storage.read(f"{folder}/b") == BODY
+    assert by_boto3 == ["CopyObject"]
+
+
+def test_nothing_to_copy_is_said_by_boto3(storage, folder, by_boto3):
+    with pytest.raises(ClientError, match="CopyObject"):
+        storage.copy(f"{folder}/none", f"{folder}/b")
+    assert by_boto3 == ["CopyObject"]
 
 
 def test_a_storage_that_nobody_uses_any_more_closes_its_connections(s3):
@@ -108,7 +136,9 @@ def test_boto3_finds_each_object_under_the_name_that_it_was_written_by(s3, one, 
         return  # no clean name, or none that S3 takes
     found = one.client.get_object(Bucket=s3.bucket, Key=f"direct/names/{key}")["Body"].read()
     assert (found, one.read(uri)) == (BODY, BODY)
-    one.delete(uri)
+    one.copy(uri, f"{uri}+")
+    assert one.read(f"{uri}+") == BODY
+    one.delete_all([uri, f"{uri}+"])
 
 
 def test_type_metadata_and_extra_arguments_go_along(s3, folder, by_boto3):
