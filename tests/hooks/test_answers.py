@@ -36,8 +36,10 @@ from airflow_provider_bgai.hooks.picwish import PicWishHook, read_images
 from airflow_provider_bgai.models import Generation
 from airflow_provider_bgai.polling import askable
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+words = st.text(st.characters() | st.characters(categories=["Cs"]))
+"""With halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
+anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=8)
 links = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1).map("https://a.example/".__add__)
 pictures = st.binary(max_size=40).map(b"\x89PNG\r\n\x1a\n".__add__) | st.binary(max_size=40).map(
     b"\xff\xd8\xff".__add__
@@ -155,6 +157,11 @@ def test_an_answer_of_any_shape_is_pictures_or_a_task_or_nothing(hook, data, fie
             assert found.state != "succeeded" or found.images
             assert found.state != "pending" or (found.task_id is not None and askable(found.task_id))
             assert found.state != "failed" or found.reason
+        said = [str(hook.failure(answer(body, status), paid=True)) for status in (400, 500)]
+        if found:
+            said += filter(None, (found.task_id, found.reason, found.model, *found.warnings))
+            said += (image for image in found.images if isinstance(image, str))
+        assert "".join(said).encode()
 
 
 @given(st.binary())
