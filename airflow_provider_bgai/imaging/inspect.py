@@ -83,7 +83,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     from airflow_provider_bgai.imaging.fidelity import compare, has_no_alpha, opaque
     from airflow_provider_bgai.imaging.recent import read_source
     from airflow_provider_bgai.imaging.renditions import thumbnail
-    from airflow_provider_bgai.imaging.small import sketch
+    from airflow_provider_bgai.imaging.small import Halves, sketch
     from airflow_provider_bgai.imaging.verify import (
         UnpaintedError,
         check_painted,
@@ -107,7 +107,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
         picture, image = open_whole(file)
         return Seen(picture, problem=f"is not compared, its source cannot be read: {error}", after=thumbnail(image))
     picture, image = open_whole(file)
-    shown = opaque(image)
+    shown = Halves(opaque(image))
     # From afar both are looked at twice: by who checks that something was painted, and by people.
     small_cutout, small = sketch(cutout), sketch(shown if has_no_alpha(image) else image)
     before, after = thumbnail(small_cutout), thumbnail(small)
@@ -118,7 +118,7 @@ def _inspect(file: IO[bytes], source: bytes | None, inspection: Inspection, plac
     alpha = sent.alpha
     if alpha.min() == 255:
         return Seen(picture, None, "is not compared, its source is no cut-out", before, after)
-    hint = placement or _product_box(alpha, inspection, (shown.shape[1], shown.shape[0]))
+    hint = placement or _product_box(alpha, inspection, (shown.levels.shape[1], shown.levels.shape[0]))
     try:
         verdict = compare(cutout, shown, hint=hint, thresholds=inspection.thresholds)
     except ValueError as error:

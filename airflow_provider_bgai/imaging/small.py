@@ -17,21 +17,45 @@ _ROWS, _STRIP = 16, 1 << 20
 _SKETCH = 320
 
 
-def sketch(picture: Image.Image | Levels) -> Levels:
+class Halves:
+    """A picture and, made once for all who look at it from afar, the same halved and halved again."""
+
+    def __init__(self, levels: Levels) -> None:
+        self._made = [levels]
+
+    @property
+    def levels(self) -> Levels:
+        return self._made[0]
+
+    def halved(self, times: int) -> Levels:
+        while len(self._made) <= times:
+            self._made.append(halved(self._made[-1], 1))
+        return self._made[times]
+
+
+def sketch(picture: Image.Image | Levels | Halves) -> Levels:
     """The levels of a picture of some 320 to 640 px, for thumbnails and whatever looks from afar; RGB or RGBA.
 
-    :param picture: decoded, of any mode; or its levels, which are made small in a third of the time.
+    :param picture: decoded, of any mode; or its levels, which are made small in a third of the time; or, of a picture
+        without alpha, its halves.
     """
     import numpy as np
     from PIL import Image
 
+    if isinstance(picture, Halves):
+        return picture.halved(_times(picture.levels))
     if not isinstance(picture, Image.Image):
-        times = max(1, max(picture.shape) // _SKETCH).bit_length() - 1
+        times = _times(picture)
         height, width = (max(1, side >> times) for side in picture.shape[:2])
         return smaller(picture[: height << times, : width << times], (width, height))
     factor = max(1, max(picture.size) // _SKETCH)
     as_it_is = factor == 1 and picture.mode in ("RGB", "RGBA") and "transparency" not in picture.info
     return np.asarray(picture if as_it_is else reduced(picture, factor))
+
+
+def _times(levels: Levels) -> int:
+    """How often a sketch is half of the picture."""
+    return max(1, max(levels.shape) // _SKETCH).bit_length() - 1
 
 
 def reduced(image: Image.Image, factor: int) -> Image.Image:

@@ -22,6 +22,7 @@ from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE,
 from airflow_provider_bgai.imaging.fidelity.search import best_places, likely
 from airflow_provider_bgai.imaging.fidelity.spot import worst_spot
 from airflow_provider_bgai.imaging.fidelity.strokes import stroke_places
+from airflow_provider_bgai.imaging.small import Halves
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +34,7 @@ __all__ = ["Placement", "Thresholds", "Verdict", "compare", "has_no_alpha", "opa
 
 def compare(
     source: Image.Image | Levels,
-    result: Image.Image | Levels,
+    result: Image.Image | Levels | Halves,
     *,
     hint: tuple[int, int, int, int] | None = None,
     thresholds: Thresholds = USUAL,
@@ -41,24 +42,25 @@ def compare(
     """Find the product of a cut-out in a result and say whether it is unchanged.
 
     :param source: the cut-out, RGBA, upright sRGB with straight alpha; a picture or its levels.
-    :param result: any picture; where it is transparent, it counts as grey. Or its levels, as :func:`opaque` has them.
+    :param result: any picture; where it is transparent, it counts as grey. Or its levels, as :func:`opaque` has them,
+        or the halves of these, for who has looked at them from afar.
     :param hint: (x, y, width, height) in px of the product in the result as the vendor tells it; tried, not believed.
     :raises ValueError: if the source is not RGBA or has hardly any opaque pixel.
     """
     import cv2
-    from PIL import Image
 
     cv2.setNumThreads(1)  # who lands pictures has threads of their own
     product = Product(source)
-    picture = opaque(result) if isinstance(result, Image.Image) else result
+    picture = result if isinstance(result, Halves) else Halves(opaque(result))
     verdict = _inside(product, picture, hint, thresholds)
     return judged_outside(product, picture, verdict, thresholds) if verdict.faithful else verdict
 
 
 def _inside(
-    product: Product, picture: Levels, hint: tuple[int, int, int, int] | None, thresholds: Thresholds
+    product: Product, picture: Halves, hint: tuple[int, int, int, int] | None, thresholds: Thresholds
 ) -> Verdict:
-    if _same_pixels(product, picture):
+    levels = picture.levels
+    if _same_pixels(product, levels):
         placement = Placement(0.0, 0.0, 1.0, 1.0)
         return Verdict(
             faithful=True,
@@ -77,7 +79,7 @@ def _inside(
             spot=0.0,
         )
     fits: list[Fit] = []
-    for placement in likely(product, picture, hint):
+    for placement in likely(product, levels, hint):
         # The exact placement first: a result that needs no fitting is not to be moved by a hundredth of a pixel.
         fit = fitted(product, picture, placement, FINE)
         verdict = _closely_judged(product, picture, fit, thresholds)
@@ -85,10 +87,10 @@ def _inside(
             return verdict
         fits.append(fit)
     places, longest = (stroke_places, 2 * COARSE) if product.thin else (best_places, COARSE)
-    tried = [*places(product, picture), *(fit.placement for fit in fits)]
+    tried = [*places(product, levels), *(fit.placement for fit in fits)]
     rough = [fitted(product, picture, each, longest) for each in tried]
     if not rough:
-        height, width = picture.shape[:2]
+        height, width = levels.shape[:2]
         return Verdict(False, (f"the result is too small to show the product: {width} x {height} px",))
     if not product.thin:
         rough.sort(key=misfit)
@@ -107,12 +109,12 @@ def _inside(
     return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
 
 
-def _closely_judged(product: Product, picture: Levels, fit: Fit, limits: Thresholds) -> Verdict:
+def _closely_judged(product: Product, picture: Halves, fit: Fit, limits: Thresholds) -> Verdict:
     """Judged as a whole and, where that is within the limits, by the worst spot."""
     verdict = judged(fit, limits)
     if not verdict.faithful:
         return verdict
-    return with_spot(verdict, worst_spot(product, picture, fit.placement, fit.light, limits.max_spot), limits)
+    return with_spot(verdict, worst_spot(product, picture.levels, fit.placement, fit.light, limits.max_spot), limits)
 
 
 def _same_pixels(product: Product, picture: Levels) -> bool:

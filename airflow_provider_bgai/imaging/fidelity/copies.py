@@ -44,14 +44,14 @@ def repeated(product: Product, picture: Levels, placement: Placement) -> Copies:
     """Every other place of the result that shows the product."""
     box = product.box_at(placement)
     longest = max(box[2] - box[0], box[3] - box[1])
-    if product.thin or longest * SCALES[-1] < LEAST:  # one stroke is like another: the links of a chain are no copies
+    if longest * SCALES[-1] < LEAST:
         return Copies()
     picture_size = picture.shape[1], picture.shape[0]
     small = Small(product.cut, box)
     if small.pattern < PLAIN:
         return Copies()
     likely = list(candidates(small, picture, box))
-    if not likely:
+    if not likely or product.thin:  # one stroke is like another: the links of a chain are no copies
         return Copies()
     close = _Close(small, picture, box)
     found: list[Pose] = []

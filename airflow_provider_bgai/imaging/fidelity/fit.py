@@ -20,6 +20,7 @@ from airflow_provider_bgai.imaging.fidelity.product import (
     Placement,
     Product,
     before,
+    half_for,
     resampled,
     slopes,
     whole_pixels,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airflow_provider_bgai.imaging.fidelity.product import Array, Levels
+    from airflow_provider_bgai.imaging.small import Halves
 
 SAMPLES = 8_000  # px from which is estimated
 SLACK = 0.3  # px by which an honest resampling may displace an edge on the grid
@@ -50,6 +52,7 @@ class Fit:
 
     placement: Placement
     grid: Grid
+    own: Levels  # the product, RGB, in the light that is estimated
     seen: Levels  # the result at the product's place, on the grid, RGB
     luma: Array  # of it
     inside: NDArray[np.bool_]  # compared: the product's own pixels that lie within the result
@@ -61,7 +64,7 @@ class Fit:
     coverage: float
 
 
-def fitted(product: Product, picture: Levels, placement: Placement, longest: int) -> Fit:
+def fitted(product: Product, picture: Halves, placement: Placement, longest: int) -> Fit:
     """Compare at a placement; light, sharpness and a small error of the placement are estimated together.
 
     Linear least squares over the product's luma with little weight for what does not fit (an altered part).
@@ -86,7 +89,8 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     chosen = np.flatnonzero(inside)
     chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     if chosen.size < FEWEST:
-        return Fit(placement, grid, seen, luma, inside, difference, allowed, (0, 0, 0), 1, (0, 0, 0, 0), coverage)
+        unknown = (0.0, 0.0, 0.0), 1.0, (0.0, 0.0, 0.0, 0.0)
+        return Fit(placement, grid, grid.rgb, seen, luma, inside, difference, allowed, *unknown, coverage)
     row = (np.arange(width, dtype=np.float32) + 0.5) / (width / 2) - 1
     column = ((np.arange(height, dtype=np.float32) + 0.5) / (height / 2) - 1)[:, None]
     slope_x, slope_y = grid.slope_x.ravel()[chosen], grid.slope_y.ravel()[chosen]
@@ -106,13 +110,14 @@ def fitted(product: Product, picture: Levels, placement: Placement, longest: int
     detail, wider = min(max(detail, -1.0), 1.5), min(max(wider, -1.0), 1.5)
     move = tuple(min(max(value, -1.0), 1.0) for value in (a, b, c, d))
     light = _light(grid.rgb.reshape(-1, 3)[chosen], seen.reshape(-1, 3)[chosen], weight, min(max(common, -0.25), 0.25))
-    expected = cv2.cvtColor(lit(grid.rgb, light), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    own = lit(grid.rgb, light)
+    expected = cv2.cvtColor(own, cv2.COLOR_RGB2GRAY).astype(np.float32)
     expected -= grid.slope_x * (move[0] + move[1] * row)
     expected -= grid.slope_y * (move[2] + move[3] * column)
     expected += np.float32(detail) * grid.detail
     expected += np.float32(wider) * grid.wider
     left_over = luma - np.clip(expected, 0, 255, out=expected)
-    return Fit(placement, grid, seen, luma, inside, left_over, allowed, light, 1 + detail, (a, b, c, d), coverage)
+    return Fit(placement, grid, own, seen, luma, inside, left_over, allowed, light, 1 + detail, (a, b, c, d), coverage)
 
 
 def estimated(reasons: Array, wanted: Array, error: Array) -> tuple[Array, Array]:
@@ -165,23 +170,26 @@ def lit(picture: Levels, light: Light) -> Levels:
     return np.asarray(cv2.LUT(picture, np.minimum(table, 255).astype(np.uint8)[None]), np.uint8)
 
 
-def _window(picture: Levels, box: Box, size: tuple[int, int]) -> tuple[Levels, NDArray[np.bool_] | None]:
+def _window(picture: Halves, box: Box, size: tuple[int, int]) -> tuple[Levels, NDArray[np.bool_] | None]:
     """A box of a picture at another size, and which of its pixels lie within the picture (None: all)."""
     import cv2
     import numpy as np
 
-    height, width = picture.shape[:2]
-    left, top, right, bottom = box
+    levels, inner = half_for(picture, box, size)
+    height, width = levels.shape[:2]
+    left, top, right, bottom = inner
     if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        return resampled(picture, box, size), None
+        return resampled(levels, inner, size), None
     outer = (math.floor(left), math.floor(top), math.ceil(right) + 1, math.ceil(bottom) + 1)
-    part = picture[max(0, outer[1]) : max(0, outer[3]), max(0, outer[0]) : max(0, outer[2])]
+    part = levels[max(0, outer[1]) : max(0, outer[3]), max(0, outer[0]) : max(0, outer[2])]
     if not part.size:
         return np.zeros((size[1], size[0], 3), np.uint8), np.zeros((size[1], size[0]), np.bool_)
     beyond = (max(0, -outer[1]), max(0, outer[3] - height), max(0, -outer[0]), max(0, outer[2] - width))
     # The rim goes on beyond the frame: what shines through there is guessed from it.
     crop = np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_REPLICATE), np.uint8)
     inner = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+    height, width = picture.levels.shape[:2]
+    left, top, right, bottom = box
     x = left + (np.arange(size[0]) + 0.5) * (right - left) / size[0]
     y = top + (np.arange(size[1]) + 0.5) * (bottom - top) / size[1]
     within = ((x > 0) & (x < width))[None, :] & ((y > 0) & (y < height))[:, None]
@@ -203,7 +211,7 @@ def misfit(fit: Fit) -> float:
     return float(np.mean(np.minimum(error, 6))) + unseen + to_come + stretched + 10 * (1 - fit.coverage)
 
 
-def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE) -> Fit:
+def refined(product: Product, picture: Halves, best: Fit, longest: int = COARSE) -> Fit:
     """A placement improved step by step, as long as that explains the result better."""
     for _ in range(5):
         if max(abs(value) for value in best.move) < 0.05:
@@ -218,7 +226,7 @@ def refined(product: Product, picture: Levels, best: Fit, longest: int = COARSE)
     return _settled(product, picture, best, longest) if is_plain(best) and longest <= 2 * COARSE else best
 
 
-def _settled(product: Product, picture: Levels, best: Fit, longest: int) -> Fit:
+def _settled(product: Product, picture: Halves, best: Fit, longest: int) -> Fit:
     """The same for a product so plain that its outline has to tell where it is: by trying."""
     tried = {best.placement}
     for step in (1.0, 0.5, 0.25):
@@ -253,7 +261,7 @@ def is_plain(fit: Fit) -> bool:
     return fit.grid.steep < LITTLE
 
 
-def polished(product: Product, picture: Levels, fit: Fit) -> Fit:
+def polished(product: Product, picture: Halves, fit: Fit) -> Fit:
     """A placement fitted at growing sizes, and set to whole pixels where those serve as well."""
     for longest in (2 * COARSE, 4 * COARSE, FINE):
         fit = refined(product, picture, fitted(product, picture, fit.placement, longest), longest)
@@ -264,7 +272,7 @@ def polished(product: Product, picture: Levels, fit: Fit) -> Fit:
     return fit
 
 
-def found_by_trying(product: Product, picture: Levels, fit: Fit) -> Fit:
+def found_by_trying(product: Product, picture: Halves, fit: Fit) -> Fit:
     """The same for a plain product: places nearby are tried as soon as lines in it are seen, which may be all there is.
 
     From the placement as it is, and from the same in whole pixels or with one scale.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.fidelity.colour import delta_e
-from airflow_provider_bgai.imaging.fidelity.fit import Fit, lit
+from airflow_provider_bgai.imaging.fidelity.fit import Fit
 from airflow_provider_bgai.imaging.fidelity.product import FEWEST, Placement
 from airflow_provider_bgai.imaging.fidelity.spot import Spot
 from airflow_provider_bgai.imaging.fidelity.surroundings import Outline
@@ -128,8 +128,7 @@ def judged(fit: Fit, limits: Thresholds) -> Verdict:
     if not solid.any():
         solid = number > 0
     own_lab, seen_lab = (
-        _lab(_cells(cv2.copyTo(colours, mask), side)[solid] / number[solid][:, None])
-        for colours in (lit(grid.rgb, fit.light), fit.seen)
+        _lab(_cells(cv2.copyTo(colours, mask), side)[solid] / number[solid][:, None]) for colours in (fit.own, fit.seen)
     )
     weight = number[solid]
     colour = delta_e(own_lab, seen_lab)

@@ -11,18 +11,18 @@ from airflow_provider_bgai.imaging.fidelity.copies import repeated
 from airflow_provider_bgai.imaging.fidelity.grown import grown
 from airflow_provider_bgai.imaging.fidelity.product import Placement
 from airflow_provider_bgai.imaging.fidelity.surroundings import SIZE
-from airflow_provider_bgai.imaging.small import halved
 
 if TYPE_CHECKING:
     from airflow_provider_bgai.imaging.fidelity.judge import Thresholds, Verdict
     from airflow_provider_bgai.imaging.fidelity.product import Levels, Product
     from airflow_provider_bgai.imaging.fidelity.surroundings import Outline
+    from airflow_provider_bgai.imaging.small import Halves
 
 
-def judged_outside(product: Product, picture: Levels, verdict: Verdict, limits: Thresholds) -> Verdict:
+def judged_outside(product: Product, halves: Halves, verdict: Verdict, limits: Thresholds) -> Verdict:
     """A verdict on a faithful product, and on what is around it."""
     assert verdict.placement is not None
-    picture, placement = _near_enough(product, picture, verdict.placement)
+    picture, placement = _near_enough(product, halves, verdict.placement)
     growth = grown(product, picture, placement)
     reasons: list[str] = []
     outlines: list[Outline] = []
@@ -47,12 +47,12 @@ def judged_outside(product: Product, picture: Levels, verdict: Verdict, limits: 
     )
 
 
-def _near_enough(product: Product, picture: Levels, placement: Placement) -> tuple[Levels, Placement]:
+def _near_enough(product: Product, picture: Halves, placement: Placement) -> tuple[Levels, Placement]:
     """The picture as small as nobody who looks around the product looks closer, and where the source lies in it."""
     left, top, right, bottom = product.box_at(placement)
     times = max(0, math.floor(math.log2(max(right - left, bottom - top) / SIZE)))
     place = (getattr(placement, name) / 2**times for name in ("x", "y", "scale_x", "scale_y"))
-    return halved(picture, times), Placement(*place)
+    return picture.halved(times), Placement(*place)
 
 
 def _where(outlines: Iterable[Outline], product: Product, picture: Levels, placement: Placement) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_bgai.imaging.small import halved
+from airflow_provider_bgai.imaging.small import Halves, halved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +81,7 @@ class Product:
         self.size = (right - left + margin, bottom - top + margin)
         self.cut = self._boxed(self.pixels)
         self.alpha = self._boxed(alpha)  # of the cut
+        self.alphas = Halves(self.alpha)
         # Summed with all else black: OpenCV's own mean of a part takes ten times as long. Where there are many, every
         # fourth row tells it as well.
         own = slice(top, top + height, 4 if count > MANY else 1), slice(left, left + width)
@@ -110,7 +111,7 @@ class Product:
         return np.asarray(cv2.cvtColor(self.cut, cv2.COLOR_RGBA2RGB))
 
     @cached_property
-    def filled(self) -> Levels:
+    def filled(self) -> Halves:
         """The cut, RGB, and the product's mean colour around it, so that resampling mixes no foreign one in."""
         import cv2
         import numpy as np
@@ -118,16 +119,16 @@ class Product:
         height, width = self.alpha.shape
         row = np.full((1, width, 3), self.colour, np.uint8)
         canvas = np.broadcast_to(row, (height, width, 3)).copy()
-        return np.asarray(cv2.copyTo(self.rgb, at_least(self.alpha, 128), canvas))
+        return Halves(np.asarray(cv2.copyTo(self.rgb, at_least(self.alpha, 128), canvas)))
 
     @cached_property
-    def premultiplied(self) -> Levels:
+    def premultiplied(self) -> Halves:
         """The cut, RGB, as dark as it is transparent."""
         import cv2
         import numpy as np
 
         share = cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2RGB)
-        return np.asarray(cv2.multiply(self.rgb, share, scale=1 / 255), np.uint8)
+        return Halves(np.asarray(cv2.multiply(self.rgb, share, scale=1 / 255), np.uint8))
 
     def size_at(self, scale: float, longest: int) -> tuple[int, int]:
         """Of the grid on which the product is compared with itself at ``scale`` px per px: that of the smaller one."""
@@ -145,14 +146,16 @@ class Product:
             self.grids[size, by_area] = _prepared(self, size, by_area)
         return self.grids[size, by_area]
 
-    def at(self, levels: Levels, size: tuple[int, int], by_area: bool) -> Levels:
+    def at(self, picture: Halves, size: tuple[int, int], by_area: bool) -> Levels:
         """The cut, or a channel of it, at a size."""
-        return resampled(levels, (0.0, 0.0, float(self.size[0]), float(self.size[1])), size, by_area=by_area)
+        whole = (0.0, 0.0, float(self.size[0]), float(self.size[1]))
+        levels, box = half_for(picture, whole, size, by_area=by_area)
+        return resampled(levels, box, size, by_area=by_area)
 
     @cached_property
     def thin(self) -> bool:
         """Whether it has hardly any inside where it is searched for, so that it has to be looked for more finely."""
-        return _compared(self.at(self.alpha, self.size_at(1.0, COARSE * 2), by_area=False))[2]
+        return _compared(self.at(self.alphas, self.size_at(1.0, COARSE * 2), by_area=False))[2]
 
     def place(self, box: Box, own: tuple[int, int, int, int] | None = None) -> Placement:
         """The placement of the whole source when ``own`` (all that was cut out) fills ``box`` of a result.
@@ -198,7 +201,7 @@ def _prepared(product: Product, size: tuple[int, int], by_area: bool) -> Grid:
     import cv2
     import numpy as np
 
-    alpha = product.at(product.alpha, size, by_area)
+    alpha = product.at(product.alphas, size, by_area)
     mask, own, thin = _compared(alpha)
     fade_x, fade_y = slopes(alpha.astype(np.float32) / 255)
     fade = fade_x**2 + fade_y**2
@@ -243,7 +246,9 @@ def before(product: Product, grid: Grid, picture: Levels) -> Grid:
         mean = cv2.GaussianBlur(levels * weight, (0, 0), BEHIND)
         return np.asarray(mean) / total
 
-    through = (255 - product.at(product.alpha, grid.size, grid.by_area).astype(np.float32)[..., None]) / np.float32(255)
+    through = (255 - product.at(product.alphas, grid.size, grid.by_area).astype(np.float32)[..., None]) / np.float32(
+        255
+    )
     weight = through**4  # what is hardly covered says most of what lies behind
     total = cv2.GaussianBlur(weight, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
     levels = picture.astype(np.float32)
@@ -285,6 +290,21 @@ def _clear(values: Array) -> Array:
     return np.asarray(cv2.add(brighter, cv2.threshold(values, -least, 0, cv2.THRESH_TOZERO_INV)[1]))
 
 
+def half_for(picture: Halves, box: Box, size: tuple[int, int], *, by_area: bool = True) -> tuple[Levels, Box]:
+    """The smallest of the halves of which a box can be ``resampled`` to a size, and the box in it."""
+    if by_area and whole_pixels(box, size):
+        return picture.levels, box
+    times = _halvings(box, size)
+    left, top, right, bottom = (side / 2**times for side in box)
+    return picture.halved(times), (left, top, right, bottom)
+
+
+def _halvings(box: Box, size: tuple[int, int]) -> int:
+    """How often a picture is halved while the box in it is still twice as large as wanted."""
+    step = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
+    return max(0, math.floor(math.log2(step) - 1))
+
+
 def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool = True) -> Levels:
     """A box (left, top, right, bottom; within the picture, may be fractions of px) of a picture at another size.
 
@@ -302,10 +322,9 @@ def resampled(levels: Levels, box: Box, size: tuple[int, int], *, by_area: bool 
         return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
     # Pillow converts all it is given: what the filter reaches, and halved while that is still twice as large.
     step = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
-    reach = math.ceil(2 * step) + 2
+    reach, times = math.ceil(2 * step) + 2, _halvings(box, size)
     x, y = max(0, math.floor(box[0]) - reach), max(0, math.floor(box[1]) - reach)
     part = levels[y : math.ceil(box[3]) + reach, x : math.ceil(box[2]) + reach]
-    times = max(0, math.floor(math.log2(step) - 1))
     part = halved(part, times)
     left, top, right, bottom = ((side - start) / 2**times for side, start in zip(box, (x, y, x, y), strict=True))
     inner = left, top, min(right, part.shape[1]), min(bottom, part.shape[0])

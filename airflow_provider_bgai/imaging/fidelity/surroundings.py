@@ -138,7 +138,6 @@ class Surroundings:
 
 def looked_around(product: Product, picture: Levels, placement: Placement) -> Surroundings | None:
     """The view; None where the product is too small in the result to look around it."""
-    import cv2
     import numpy as np
 
     left, top, right, bottom = product.box_at(placement)
@@ -164,7 +163,7 @@ def looked_around(product: Product, picture: Levels, placement: Placement) -> Su
             (corner[axis] + (np.arange(size[axis]) + 0.5) * step[axis], picture.shape[1 - axis]) for axis in (0, 1)
         )
     ]
-    own = cv2.resize(product.alpha, (width, height), interpolation=cv2.INTER_AREA)
+    own = shrunk(product.alpha, (width, height))
     return Surroundings(
         rgb=_window(picture, corner, step, size),
         alpha=np.pad(own, ((before_y, after_y), (before_x, after_x))),

@@ -10,6 +10,7 @@ from airflow_provider_bgai.imaging.fidelity import compare
 from airflow_provider_bgai.imaging.fidelity.fit import fitted
 from airflow_provider_bgai.imaging.fidelity.product import FINE, Placement, Product
 from airflow_provider_bgai.imaging.fidelity.strokes import stroke_places
+from airflow_provider_bgai.imaging.small import Halves
 from airflow_provider_bgai.sandbox import paint
 from benchmarks.fidelity import cases
 from tests.imaging.cutouts import box_of, jpeg
@@ -72,7 +73,7 @@ def test_what_lies_beyond_the_frame_does_not_shine_through_a_product_that_touche
     draw.ellipse((90, 90, 330, 230), outline="black", width=2)
     picture = Image.new("RGB", (400, 400), "white")
     picture.paste(source, (-39, 60), mask=source)
-    fit = fitted(Product(source), np.asarray(picture), Placement(-39.0, 60.0, 1.0, 1.0), FINE)
+    fit = fitted(Product(source), Halves(np.asarray(picture)), Placement(-39.0, 60.0, 1.0, 1.0), FINE)
     assert np.abs(fit.left_over)[fit.inside].max() < 1
     assert fit.coverage == 1.0
 
