@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_bgai.imaging.opening import (
@@ -82,7 +83,7 @@ class Read:
 
         return np.asarray(self.image) if self.levels is None else self.levels
 
-    @property
+    @cached_property
     def alpha(self) -> NDArray[np.uint8]:
         """(height, width)."""
         import cv2

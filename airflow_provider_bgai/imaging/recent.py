@@ -15,7 +15,7 @@ from airflow_provider_bgai.imaging.opening import MAX_PIXELS
 from airflow_provider_bgai.imaging.reading import Read, as_image, read
 
 KEPT_PIXELS = 8_000_000
-"""Of all that are kept, in 32 MB. A larger picture is read anew each time."""
+"""Of all that are kept, in 40 MB. A larger picture is read anew each time."""
 
 _kept: OrderedDict[bytes, Read] = OrderedDict()
 _keeping = threading.Lock()

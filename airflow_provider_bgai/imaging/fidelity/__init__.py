@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, found_by_trying, is_plain, misfit, polished, refined
+from airflow_provider_bgai.imaging.fidelity.fit import Fit, fitted, found_by_trying, is_plain, polished, refined
 from airflow_provider_bgai.imaging.fidelity.judge import HIGHEST_PSNR, USUAL, Thresholds, Verdict, judged, with_spot
 from airflow_provider_bgai.imaging.fidelity.outside import judged_outside
 from airflow_provider_bgai.imaging.fidelity.product import COARSE, FINE, OPAQUE, Placement, Product, at_least
@@ -93,9 +93,9 @@ def _inside(
         height, width = levels.shape[:2]
         return Verdict(False, (f"the result is too small to show the product: {width} x {height} px",))
     if not product.thin:
-        rough.sort(key=misfit)
+        rough.sort(key=lambda each: each.misfit)
     near = [refined(product, picture, each, longest) for each in rough[:5]]
-    best = min(near, key=misfit)
+    best = min(near, key=lambda each: each.misfit)
     # Before grain, hair-thin strokes fit anywhere: there the search, which looks for them alone, knows better.
     ways = [(polished, start) for start in ([near[0], best] if product.thin and near[0] is not best else [best])]
     if is_plain(best):
@@ -106,7 +106,7 @@ def _inside(
         if verdict.faithful:
             return verdict
         fits.append(fit)
-    return _closely_judged(product, picture, min(fits, key=misfit), thresholds)
+    return _closely_judged(product, picture, min(fits, key=lambda each: each.misfit), thresholds)
 
 
 def _closely_judged(product: Product, picture: Halves, fit: Fit, limits: Thresholds) -> Verdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_provider_bgai.imaging.fidelity.product import (
@@ -63,6 +64,21 @@ class Fit:
     move: tuple[float, float, float, float]  # still to be moved: px of the grid along x, at its ends, and along y
     coverage: float
 
+    @cached_property
+    def misfit(self) -> float:
+        """How badly the placement explains the result: errors, no edge at the outline, a move to come, proportions."""
+        import cv2
+        import numpy as np
+
+        if np.count_nonzero(self.inside) < FEWEST:
+            return math.inf
+        error = (np.abs(self.left_over) / np.sqrt(self.allowed))[self.inside]
+        seen = cv2.magnitude(*slopes(self.luma))[self.grid.outline]
+        unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
+        to_come = UNMOVED * max(abs(value) for value in self.move)
+        stretched = STRETCHED * abs(math.log(abs(self.placement.scale_x / self.placement.scale_y)))
+        return float(np.mean(np.minimum(error, 6))) + unseen + to_come + stretched + 10 * (1 - self.coverage)
+
 
 def fitted(product: Product, picture: Halves, placement: Placement, longest: int) -> Fit:
     """Compare at a placement; light, sharpness and a small error of the placement are estimated together.
@@ -85,7 +101,8 @@ def fitted(product: Product, picture: Halves, placement: Placement, longest: int
     luma = cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32)
     difference = luma - grid.luma
     width, height = grid.size
-    allowed = np.float32(NOISE**2) + np.float32(SLACK**2) * grid.busy + grid.unsure
+    allowed = np.float32(SLACK**2) * grid.busy
+    allowed += np.float32(NOISE**2) + grid.unsure
     chosen = np.flatnonzero(inside)
     chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     if chosen.size < FEWEST:
@@ -196,21 +213,6 @@ def _window(picture: Halves, box: Box, size: tuple[int, int]) -> tuple[Levels, N
     return resampled(crop, inner, size), within
 
 
-def misfit(fit: Fit) -> float:
-    """How badly a placement explains the result: errors, no edge at the outline, a move to come, other proportions."""
-    import cv2
-    import numpy as np
-
-    if np.count_nonzero(fit.inside) < FEWEST:
-        return math.inf
-    error = (np.abs(fit.left_over) / np.sqrt(fit.allowed))[fit.inside]
-    seen = cv2.magnitude(*slopes(fit.luma))[fit.grid.outline]
-    unseen = float(np.mean(np.maximum(0, 1 - seen / 12))) if seen.size else 0.0
-    to_come = UNMOVED * max(abs(value) for value in fit.move)
-    stretched = STRETCHED * abs(math.log(abs(fit.placement.scale_x / fit.placement.scale_y)))
-    return float(np.mean(np.minimum(error, 6))) + unseen + to_come + stretched + 10 * (1 - fit.coverage)
-
-
 def refined(product: Product, picture: Halves, best: Fit, longest: int = COARSE) -> Fit:
     """A placement improved step by step, as long as that explains the result better."""
     for _ in range(5):
@@ -218,7 +220,7 @@ def refined(product: Product, picture: Halves, best: Fit, longest: int = COARSE)
             break
         for share in (1.0, 0.5):  # from far away the move is only roughly right
             trial = fitted(product, picture, _moved(product, best, share=share, most=2.0), longest)
-            if misfit(trial) < misfit(best):
+            if trial.misfit < best.misfit:
                 break
         else:
             break
@@ -241,7 +243,7 @@ def _settled(product: Product, picture: Halves, best: Fit, longest: int) -> Fit:
                     tried.add(placement)
                     trial = fitted(product, picture, placement, longest)
                     # An outline tells proportions less exactly than place and size.
-                    if misfit(trial) < misfit(best) - (0.0 if b == d else 0.02):
+                    if trial.misfit < best.misfit - (0.0 if b == d else 0.02):
                         best, better = trial, True
     return best
 
@@ -267,7 +269,7 @@ def polished(product: Product, picture: Halves, fit: Fit) -> Fit:
         fit = refined(product, picture, fitted(product, picture, fit.placement, longest), longest)
     for simple in _simpler(product, fit.placement):
         trial = fitted(product, picture, simple, FINE)
-        if misfit(trial) <= 1.1 * misfit(fit) + 0.02:
+        if trial.misfit <= 1.1 * fit.misfit + 0.02:
             return trial
     return fit
 
@@ -282,7 +284,9 @@ def found_by_trying(product: Product, picture: Halves, fit: Fit) -> Fit:
         if longest > 2 * COARSE:
             fit = _settled(product, picture, fit, longest)
             simpler = [fitted(product, picture, each, longest) for each in _simpler(product, fit.placement)]
-            fit = min([fit, *(_settled(product, picture, each, longest) for each in simpler)], key=misfit)
+            fit = min(
+                [fit, *(_settled(product, picture, each, longest) for each in simpler)], key=lambda each: each.misfit
+            )
     return fit
 
 
