@@ -183,8 +183,9 @@ def lit(picture: Levels, light: Light) -> Levels:
 
     if not any(light):
         return picture
-    table = np.arange(256, dtype=np.float32)[:, None] * (1 + np.array(light, np.float32)) + np.float32(0.5)
-    return np.asarray(cv2.LUT(picture, np.minimum(table, 255).astype(np.uint8)[None]), np.uint8)
+    return np.asarray(
+        cv2.transform(picture, np.diag(1 + np.array(light)).astype(np.float32))
+    )  # a table takes four times
 
 
 def _window(picture: Halves, box: Box, size: tuple[int, int]) -> tuple[Levels, NDArray[np.bool_] | None]:
