@@ -248,9 +248,8 @@ def before(product: Product, grid: Grid, picture: Levels) -> Grid:
         mean = cv2.GaussianBlur(levels * weight, (0, 0), BEHIND)
         return np.asarray(mean) / total
 
-    through = (255 - product.at(product.alphas, grid.size, grid.by_area).astype(np.float32)[..., None]) / np.float32(
-        255
-    )
+    alpha = product.at(product.alphas, grid.size, grid.by_area)
+    through = (255 - alpha.astype(np.float32)[..., None]) / np.float32(255)
     weight = through**4  # what is hardly covered says most of what lies behind
     total = cv2.GaussianBlur(weight, (0, 0), BEHIND)[..., None] + np.float32(1e-4)
     levels = picture.astype(np.float32)

@@ -209,8 +209,8 @@ class _Closely:
 
         own: Array = levels.astype(np.float32)
         height, width = own.shape
-        slope_x, slope_y = slopes(own)
-        smooth = _mean(own, 3)
+        slope_x, slope_y = slopes(levels)
+        smooth = cv2.boxFilter(levels, cv2.CV_32F, (3, 3), borderType=cv2.BORDER_REPLICATE)
         detail, wider = cv2.subtract(own, smooth), cv2.subtract(smooth, _mean(smooth, 3))
         busy = np.zeros_like(own)
         for each in (slope_x, slope_y, detail, wider):
