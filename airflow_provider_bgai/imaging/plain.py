@@ -37,7 +37,7 @@ def plain_levels(file: IO[bytes]) -> NDArray[np.uint8] | None:
     levels = cv2.imdecode(np.frombuffer(data, np.uint8), way)
     if levels is None:
         return None
-    return np.asarray(levels if channels == 3 else cv2.cvtColor(levels, cv2.COLOR_BGRA2RGBA, dst=levels), np.uint8)
+    return np.asarray(levels if channels == 3 else cv2.cvtColor(levels, cv2.COLOR_BGRA2RGBA), np.uint8)
 
 
 def _pixels_alone(file: IO[bytes]) -> tuple[int, bytes] | None:
