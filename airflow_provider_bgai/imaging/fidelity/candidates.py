@@ -156,8 +156,8 @@ class _Scene:
 class _Places:
     """Places of a scene that may show a template of one size, by its middle.
 
-    What lies below it is summed for all of them at a time, by way of spectra: OpenCV's own matching takes twice as
-    long, because it makes each spectrum anew, and of doubles.
+    What lies below it is summed for all of them at a time, by way of spectra. OpenCV's own matching makes each of them
+    anew, and of doubles, and takes a quarter longer.
     """
 
     def __init__(self, scene: _Scene, where: NDArray[np.bool_], size: tuple[int, int]) -> None:
