@@ -1,6 +1,6 @@
 """Objects of S3 read, written and copied directly: signed by botocore as boto3 would, not built and parsed by it.
 
-A call of boto3 takes 3 ms of one core, of which the wire takes a third; a picture takes six to eight of them, and the
+A call of boto3 takes 3 ms of one core, of which the wire takes a third; a picture takes up to ten of them, and the
 interpreter is busy with them for longer than the vendor is with the picture. boto3 stays the one that knows S3. Where a
 bucket is and how requests to it are signed is learned from its own first request there, and whatever is not answered
 here by a plain 200 is asked once more through it (`airflow_provider_bgai.storage`): what an error means, redirects,

@@ -167,10 +167,11 @@ class ShardTask:
         from airflow_provider_bgai.layout import run_of
 
         ledger = self.ledger
+        results = partial(give_up, self.wanted, progress, self.plan.run)
         preferred = self.plan.vendor.partition("/")[0]
         refused: Counter[str] = Counter()
         tally = Tally()
-        for result in (results := partial(give_up, self.wanted, progress, self.plan.run))():
+        for result in results():
             tally.add([result])
             refused[result.vendor or preferred] += result.outcome == "refused"
         for vendor, number in refused.items():
